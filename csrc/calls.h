@@ -1,0 +1,66 @@
+#pragma once
+
+#include <optional>
+#include <tuple>
+
+#include <ATen/core/Tensor.h>
+
+#include "core/problem.h"
+
+namespace torchbn {
+
+// One checked call of an operator on real tensors: chooses the layout, allocates the outputs in the
+// form that the Meta kernels promise, and describes the work to the kernels. Backends differ only
+// in what they do with problem(). Where empty(), there is no work and results() is complete.
+
+class TrainCall {
+ public:
+  TrainCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+            const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& running_mean,
+            const std::optional<at::Tensor>& running_var,
+            const std::optional<at::Tensor>& num_batches_tracked, std::optional<double> momentum,
+            double eps);
+
+  bool empty() const { return problem_.extent.numel() == 0; }
+  const TrainProblem& problem() const { return problem_; }
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> results();
+
+ private:
+  TrainProblem problem_;
+  at::Tensor input_, dense_output_, output_, save_mean_, save_invstd_;
+};
+
+class InferenceCall {
+ public:
+  InferenceCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
+                const at::Tensor& running_var, double eps);
+
+  bool empty() const { return problem_.extent.numel() == 0; }
+  const InferenceProblem& problem() const { return problem_; }
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> results();
+
+ private:
+  InferenceProblem problem_;
+  at::Tensor input_, dense_output_, output_, save_mean_, save_invstd_;
+};
+
+class BackwardCall {
+ public:
+  BackwardCall(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,
+               const std::optional<at::Tensor>& weight, const at::Tensor& mean,
+               const at::Tensor& invstd, bool training, bool need_input, bool need_weight,
+               bool need_bias);
+
+  // True also where no gradient is wanted.
+  bool empty() const;
+  const BackwardProblem& problem() const { return problem_; }
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> results();
+
+ private:
+  BackwardProblem problem_;
+  at::Tensor grad_output_, input_, mean_, invstd_;
+  at::Tensor dense_grad_input_, grad_input_, grad_weight_, grad_bias_;
+};
+
+}  // namespace torchbn

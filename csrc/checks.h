@@ -1,0 +1,28 @@
+#pragma once
+
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+
+namespace torchbn {
+
+// The argument checks of each operator, called first in every CPU, CUDA and Meta kernel: an error
+// is raised before any memory is touched, in the same words everywhere. Sizes may be symbolic.
+
+void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                 const std::optional<at::Tensor>& bias,
+                 const std::optional<at::Tensor>& running_mean,
+                 const std::optional<at::Tensor>& running_var,
+                 const std::optional<at::Tensor>& num_batches_tracked,
+                 std::optional<double> momentum, double eps);
+
+void check_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                     const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
+                     const at::Tensor& running_var, double eps);
+
+void check_backward(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,
+                    const std::optional<at::Tensor>& weight, const at::Tensor& mean,
+                    const at::Tensor& invstd, bool training, bool need_input, bool need_weight,
+                    bool need_bias);
+
+}  // namespace torchbn

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/host_device.h"
+
+namespace torchbn {
+
+// How the three axes of an Extent lie in memory, slowest first.
+enum class Layout : uint8_t {
+  kChannelsFirst,  // (N, C, S)
+  kChannelsLast,   // (N, S, C); also every 2-D input
+};
+
+// What is left of an input of any rank: statistics are taken per channel over batch and spatial.
+struct Extent {
+  int64_t batch = 0;
+  int64_t channels = 0;
+  int64_t spatial = 0;
+  Layout layout = Layout::kChannelsFirst;
+
+  // Values per channel.
+  TORCHBN_HOST_DEVICE int64_t count() const { return batch * spatial; }
+  TORCHBN_HOST_DEVICE int64_t numel() const { return batch * channels * spatial; }
+};
+
+}  // namespace torchbn

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/channel_vector.h"
+#include "core/host_device.h"
+
+namespace torchbn {
+
+// First and second moment about a pivot K near the data: sum(x - K) and sum((x - K)^2), in double.
+//
+// With K = 0 the variance of data far from zero cancels: at mean/std = 1e6 nothing but noise is
+// left of a float32 sum, and four digits of a double one. With K any one value of the channel the
+// relative error of the variance is about 2^-53 * (1 + d^2), d = |K - mean| / std; and
+// d^2 < n always holds when K is one of the n values, so 1e-6 is kept up to n = 2^31 even when K
+// is the one outlier. A constant channel leaves exact zeros.
+// Sums about the same pivot merge by addition, in an order that the problem's shape fixes.
+struct ShiftedSums {
+  double first = 0;
+  double second = 0;
+
+  TORCHBN_HOST_DEVICE void add(double shifted) {
+    first += shifted;
+    second += shifted * shifted;
+  }
+  TORCHBN_HOST_DEVICE void merge(const ShiftedSums& other) {
+    first += other.first;
+    second += other.second;
+  }
+};
+
+// The pivot of a channel is its first value. An infinite or NaN pivot would turn every difference
+// into NaN; about zero the sums come out as IEEE arithmetic has them (the mean of a channel with
+// one infinity is infinite).
+TORCHBN_HOST_DEVICE inline double pivot_from(double first_value) {
+  return first_value - first_value == 0 ? first_value : 0;
+}
+
+struct Statistics {
+  double mean = 0;
+  double variance = 0;  // biased
+};
+
+TORCHBN_HOST_DEVICE inline Statistics finish(const ShiftedSums& sums, double pivot, int64_t count) {
+  const double n = static_cast<double>(count);
+  const double shifted_mean = sums.first / n;
+  const double variance = (sums.second - sums.first * shifted_mean) / n;
+  // Rounding may leave a constant channel slightly negative; NaN fails the comparison and stays.
+  return {pivot + shifted_mean, variance < 0 ? 0 : variance};
+}
+
+// 1 / sqrt(variance + eps); 0 where that is a division by zero, so that bias comes out.
+TORCHBN_HOST_DEVICE inline double inverse_std(double variance, double eps) {
+  const double shifted = variance + eps;
+  return shifted == 0 ? 0 : 1 / sqrt(shifted);
+}
+
+// The running statistics of a layer; vectors and counter may be absent.
+struct RunningStatistics {
+  MutableChannelVector mean;
+  MutableChannelVector var;
+  int64_t* num_batches_tracked = nullptr;
+  double momentum = 0;
+  bool cumulative = false;  // momentum = 1 / batches tracked, this one included
+
+  // Weight of the new batch. Reads the counter before it is incremented.
+  TORCHBN_HOST_DEVICE double factor() const {
+    return cumulative ? 1 / (static_cast<double>(*num_batches_tracked) + 1) : momentum;
+  }
+
+  // new = (1 - factor) * old + factor * batch, with the unbiased variance of the batch.
+  TORCHBN_HOST_DEVICE void update(int64_t channel, const Statistics& batch, int64_t count,
+                                  double factor) const {
+    const double n = static_cast<double>(count);
+    if (mean.present())
+      mean.store(channel, (1 - factor) * mean.load(channel) + factor * batch.mean);
+    if (var.present())
+      var.store(channel,
+                (1 - factor) * var.load(channel) + factor * (batch.variance * n / (n - 1)));
+  }
+};
+
+}  // namespace torchbn
