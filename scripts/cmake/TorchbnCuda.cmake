@@ -8,14 +8,10 @@ if(TORCHBN_CUDA STREQUAL "OFF")
 elseif(NOT TORCHBN_TORCH_HAS_CUDA)
   set(_reason "the torch in ${TORCHBN_TORCH_ROOT_FOUND} is built for CPU only")
 else()
-  # Before the language is enabled: afterwards the variable always holds something.
-  if(CMAKE_CUDA_ARCHITECTURES)
-    set(TORCHBN_CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
-  elseif(DEFINED ENV{CUDAARCHS})
-    set(TORCHBN_CUDA_ARCHITECTURES "$ENV{CUDAARCHS}")
-  else()
-    # A100, H100/H200, B200 and RTX 50; the last one with PTX for what comes after.
-    set(TORCHBN_CUDA_ARCHITECTURES 80-real 90a-real 100-real 120)
+  # Before the language is enabled, which would put its own default there. Written to the cache, as
+  # that default would be. A100, H100/H200, B200 and RTX 50; the last with PTX for what comes after.
+  if(NOT CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 100-real 120 CACHE STRING "CUDA targets" FORCE)
   endif()
   if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     # The toolkit's usual folder is often missing from PATH.
@@ -33,6 +29,8 @@ endif()
 
 if(NOT _reason)
   enable_language(CUDA)
+  # find_package(Torch) changes CMAKE_CUDA_ARCHITECTURES.
+  set(TORCHBN_CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
   # CMake before 3.26 does not know that nvcc has C++20.
   if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
