@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "core/problem.h"
+#include "outputs.h"
 
 namespace torchbn {
 
@@ -27,7 +28,8 @@ class TrainCall {
 
  private:
   TrainProblem problem_;
-  at::Tensor input_, dense_output_, output_, save_mean_, save_invstd_;
+  at::Tensor input_, native_output_;
+  ForwardOutputs outputs_;
 };
 
 class InferenceCall {
@@ -42,7 +44,8 @@ class InferenceCall {
 
  private:
   InferenceProblem problem_;
-  at::Tensor input_, dense_output_, output_, save_mean_, save_invstd_;
+  at::Tensor input_, native_output_;
+  ForwardOutputs outputs_;
 };
 
 class BackwardCall {
@@ -59,8 +62,8 @@ class BackwardCall {
 
  private:
   BackwardProblem problem_;
-  at::Tensor grad_output_, input_, mean_, invstd_;
-  at::Tensor dense_grad_input_, grad_input_, grad_weight_, grad_bias_;
+  at::Tensor grad_output_, input_, mean_, invstd_, native_grad_input_;
+  Gradients gradients_;
 };
 
 }  // namespace torchbn

@@ -22,7 +22,6 @@ void check_inference(const at::Tensor& input, const std::optional<at::Tensor>& w
 
 void check_backward(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,
                     const std::optional<at::Tensor>& weight, const at::Tensor& mean,
-                    const at::Tensor& invstd, bool training, bool need_input, bool need_weight,
-                    bool need_bias);
+                    const at::Tensor& invstd, bool training, bool need_input, bool need_weight);
 
 }  // namespace torchbn

@@ -1,0 +1,161 @@
+#include "autograd/composite.h"
+
+#include <vector>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/mean.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+
+namespace torchbn::composite {
+
+namespace {
+
+bool present(const std::optional<at::Tensor>& tensor) {
+  return tensor.has_value() && tensor->defined();
+}
+
+at::Tensor to_double(const at::Tensor& tensor) {
+  return tensor.to(at::kDouble);
+}
+
+// All axes but the channels'.
+std::vector<int64_t> reduced_axes(const at::Tensor& data) {
+  std::vector<int64_t> axes = {0};
+  for (int64_t axis = 2; axis < data.dim(); ++axis) axes.push_back(axis);
+  return axes;
+}
+
+// [C] -> [1, C, 1, ...]
+at::Tensor per_channel(const at::Tensor& vector, const at::Tensor& data) {
+  std::vector<int64_t> shape(data.dim(), 1);
+  shape[1] = -1;
+  return vector.reshape(shape);
+}
+
+at::Tensor sum_per_channel(const at::Tensor& data) {
+  return at::sum(data, reduced_axes(data));
+}
+at::Tensor mean_per_channel(const at::Tensor& data) {
+  return at::mean(data, reduced_axes(data));
+}
+
+// As inverse_std in core/statistics.h. The square root never sees the zero, whose infinite
+// derivative would reach the other branch as NaN.
+at::Tensor inverse_std(const at::Tensor& variance, double eps) {
+  const at::Tensor shifted = variance + eps;
+  const at::Tensor zero = shifted == 0;
+  const at::Tensor safe = at::where(zero, at::ones_like(shifted), shifted);
+  return at::where(zero, at::zeros_like(shifted), at::rsqrt(safe));
+}
+
+struct Normalized {
+  at::Tensor xhat;
+  at::Tensor mean;
+  at::Tensor invstd;
+};
+
+Normalized normalize(const at::Tensor& input, double eps) {
+  const at::Tensor x = to_double(input);
+  const at::Tensor mean = mean_per_channel(x);
+  const at::Tensor centered = x - per_channel(mean, x);
+  const at::Tensor invstd = inverse_std(mean_per_channel(centered * centered), eps);
+  return {centered * per_channel(invstd, x), mean, invstd};
+}
+
+at::Tensor apply_affine(const at::Tensor& xhat, const std::optional<at::Tensor>& weight,
+                        const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
+  at::Tensor y = xhat;
+  if (present(weight)) y = y * per_channel(to_double(*weight), y);
+  if (present(bias)) y = y + per_channel(to_double(*bias), y);
+  return y.to(dtype);
+}
+
+at::Tensor scale_of(const at::Tensor& invstd, const at::Tensor& weight) {
+  return weight.defined() ? invstd * to_double(weight) : invstd;
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> train(const at::Tensor& input,
+                                                     const std::optional<at::Tensor>& weight,
+                                                     const std::optional<at::Tensor>& bias,
+                                                     double eps) {
+  const auto [xhat, mean, invstd] = normalize(input, eps);
+  return {apply_affine(xhat, weight, bias, input.scalar_type()), mean, invstd};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> inference(const at::Tensor& input,
+                                                         const std::optional<at::Tensor>& weight,
+                                                         const std::optional<at::Tensor>& bias,
+                                                         const at::Tensor& running_mean,
+                                                         const at::Tensor& running_var,
+                                                         double eps) {
+  const at::Tensor x = to_double(input);
+  const at::Tensor mean = to_double(running_mean);
+  const at::Tensor invstd = inverse_std(to_double(running_var), eps);
+  const at::Tensor xhat = (x - per_channel(mean, x)) * per_channel(invstd, x);
+  return {apply_affine(xhat, weight, bias, input.scalar_type()), mean, invstd};
+}
+
+void update_running(const at::Tensor& input, const at::Tensor& mean,
+                    const std::optional<at::Tensor>& running_mean,
+                    const std::optional<at::Tensor>& running_var,
+                    const std::optional<at::Tensor>& num_batches_tracked,
+                    std::optional<double> momentum) {
+  if (input.sym_numel() == 0) return;
+  if (present(running_mean)) {
+    const at::Tensor centered = to_double(input) - per_channel(mean, input);
+    const at::Tensor squares = sum_per_channel(centered * centered);
+    const at::Tensor variance = squares / (input.sym_numel() / input.sym_size(1) - 1);
+    const auto update = [&](const at::Tensor& running, const at::Tensor& batch) {
+      const at::Tensor step = batch.detach() - running;
+      running.copy_(momentum.has_value() ? running + step * *momentum
+                                         : running + step / (*num_batches_tracked + 1));
+    };
+    update(*running_mean, mean);
+    update(*running_var, variance);
+  }
+  if (present(num_batches_tracked)) num_batches_tracked->add_(1);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> train_backward(const at::Tensor& grad_output,
+                                                              const at::Tensor& input,
+                                                              const at::Tensor& weight, double eps,
+                                                              bool need_input, bool need_weight,
+                                                              bool need_bias) {
+  // The formula of core/gradient.h.
+  const auto [xhat, mean, invstd] = normalize(input, eps);
+  const at::Tensor dy = to_double(grad_output);
+  at::Tensor grad_input, grad_weight, grad_bias;
+  if (need_input) {
+    const at::Tensor along_one = per_channel(mean_per_channel(dy), dy);
+    const at::Tensor along_xhat = xhat * per_channel(mean_per_channel(dy * xhat), dy);
+    grad_input = (per_channel(scale_of(invstd, weight), dy) * (dy - along_one - along_xhat))
+                     .to(input.scalar_type());
+  }
+  if (need_weight) grad_weight = sum_per_channel(dy * xhat).to(weight.scalar_type());
+  if (need_bias) grad_bias = sum_per_channel(dy);
+  return {grad_input, grad_weight, grad_bias};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> inference_backward(
+    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& weight,
+    const at::Tensor& mean, const at::Tensor& invstd, bool need_input, bool need_weight,
+    bool need_bias) {
+  const at::Tensor dy = to_double(grad_output);
+  at::Tensor grad_input, grad_weight, grad_bias;
+  if (need_input)
+    grad_input = (dy * per_channel(scale_of(invstd, weight), dy)).to(grad_output.scalar_type());
+  if (need_weight) {
+    const at::Tensor xhat = (to_double(input) - per_channel(mean, dy)) * per_channel(invstd, dy);
+    grad_weight = sum_per_channel(dy * xhat).to(weight.scalar_type());
+  }
+  if (need_bias) grad_bias = sum_per_channel(dy);
+  return {grad_input, grad_weight, grad_bias};
+}
+
+}  // namespace torchbn::composite

@@ -1,0 +1,40 @@
+#include "outputs.h"
+
+#include <ATen/OpMathType.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+namespace torchbn {
+
+namespace {
+
+at::Tensor allocate_per_channel(const at::Tensor& like, at::ScalarType dtype) {
+  return at::empty_symint({like.sym_size(1)}, like.options().dtype(dtype));
+}
+
+at::Tensor allocate_nothing(const at::Tensor& like, at::ScalarType dtype) {
+  return at::empty({0}, like.options().dtype(dtype));
+}
+
+}  // namespace
+
+ForwardOutputs allocate_forward(const at::Tensor& input) {
+  return {at::empty_like(input), allocate_per_channel(input, at::kDouble),
+          allocate_per_channel(input, at::kDouble)};
+}
+
+Gradients allocate_gradients(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,
+                             const std::optional<at::Tensor>& weight, bool need_input,
+                             bool need_weight, bool need_bias) {
+  const at::Tensor& like = input.has_value() && input->defined() ? *input : grad_output;
+  const at::ScalarType dtype = weight.has_value() && weight->defined()
+                                   ? weight->scalar_type()
+                                   : at::toOpMathType(like.scalar_type());
+  const auto per_channel = [&](bool needed) {
+    return needed ? allocate_per_channel(like, dtype) : allocate_nothing(like, dtype);
+  };
+  return {need_input ? at::empty_like(like) : allocate_nothing(like, like.scalar_type()),
+          per_channel(need_weight), per_channel(need_bias)};
+}
+
+}  // namespace torchbn
