@@ -9,14 +9,14 @@ function(_torchbn_find_torch)
   find_package(Torch REQUIRED PATHS "${TORCHBN_TORCH_ROOT_FOUND}/share/cmake/Torch")
   separate_arguments(flags UNIX_COMMAND "${TORCH_CXX_FLAGS}")
 
-  add_library(torchbn::torch INTERFACE IMPORTED)
+  add_library(torchbn::torch INTERFACE IMPORTED GLOBAL)
   set_target_properties(torchbn::torch PROPERTIES
     INTERFACE_COMPILE_FEATURES cxx_std_20
     INTERFACE_COMPILE_OPTIONS "${flags}"
     INTERFACE_INCLUDE_DIRECTORIES "${TORCH_INCLUDE_DIRS}"
     INTERFACE_LINK_LIBRARIES "$<TARGET_FILE:torch_cpu>;$<TARGET_FILE:c10>")
   if(TARGET torch_cuda)
-    add_library(torchbn::torch_cuda INTERFACE IMPORTED)
+    add_library(torchbn::torch_cuda INTERFACE IMPORTED GLOBAL)
     set_target_properties(torchbn::torch_cuda PROPERTIES
       INTERFACE_LINK_LIBRARIES "-Wl,--push-state,--no-as-needed,$<TARGET_FILE:torch_cuda>,--pop-state;\
 $<TARGET_FILE:c10_cuda>;torchbn::torch")

@@ -90,7 +90,7 @@ endfunction()
 function(torchbn_define_torch_targets)
   set(root "${TORCHBN_TORCH_ROOT_FOUND}")
   if(NOT TARGET torchbn::torch)
-    add_library(torchbn::torch INTERFACE IMPORTED)
+    add_library(torchbn::torch INTERFACE IMPORTED GLOBAL)
     set_target_properties(torchbn::torch PROPERTIES
       INTERFACE_COMPILE_FEATURES cxx_std_20
       INTERFACE_INCLUDE_DIRECTORIES "${root}/include;${root}/include/torch/csrc/api/include"
@@ -98,7 +98,7 @@ function(torchbn_define_torch_targets)
   endif()
   if(TORCHBN_TORCH_HAS_CUDA AND NOT TARGET torchbn::torch_cuda)
     # Nothing refers to a symbol of libtorch_cuda.so by name, yet CUDA works only when it is loaded.
-    add_library(torchbn::torch_cuda INTERFACE IMPORTED)
+    add_library(torchbn::torch_cuda INTERFACE IMPORTED GLOBAL)
     set_target_properties(torchbn::torch_cuda PROPERTIES
       INTERFACE_LINK_LIBRARIES "-Wl,--push-state,--no-as-needed,${root}/lib/libtorch_cuda.so,--pop-state;\
 ${root}/lib/libc10_cuda.so;torchbn::torch")
