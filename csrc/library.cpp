@@ -73,6 +73,11 @@ TORCH_LIBRARY_IMPL(torchbn, CompositeImplicitAutograd, m) {
   m.impl("batch_norm", TORCH_FN(batch_norm_composite));
 }
 
+// vmap does not decompose custom composites by itself.
+TORCH_LIBRARY_IMPL(torchbn, FuncTorchBatched, m) {
+  m.impl("batch_norm", TORCH_FN(batch_norm_composite));
+}
+
 // Through the dispatcher, like every other caller, so that a composite registered for a transform
 // is found from C++ too.
 at::Tensor batch_norm(const at::Tensor& input, const std::optional<at::Tensor>& weight,

@@ -202,11 +202,46 @@ bool wants_composite(const Tensors&... tensors) {
   return inside_transform() || (has_tangent(tensors) || ...);
 }
 
+// Buffers that a function under torch.func captured can't be updated from inside it.
+void refuse_updates(const std::optional<at::Tensor>& running_mean,
+                    const std::optional<at::Tensor>& num_batches_tracked) {
+  TORCH_CHECK(!present(running_mean) && !present(num_batches_tracked),
+              "batch_norm: training can't update running statistics in place under a torch.func "
+              "transform; pass none (track_running_stats=False), or use training=False");
+}
+
 template <typename Statistics>
 void refuse_tangents(const Statistics& running_mean, const Statistics& running_var) {
   TORCH_CHECK(!has_tangent(running_mean) && !has_tangent(running_var),
               "batch_norm: running_mean and running_var must not carry a forward-mode tangent: "
               "running statistics are not differentiable");
+}
+
+// The operators as composites of ATen's, for the callers that a Function and a kernel can't serve.
+ThreeTensors batch_norm_train_composite(const at::Tensor& input,
+                                        const std::optional<at::Tensor>& weight,
+                                        const std::optional<at::Tensor>& bias,
+                                        const std::optional<at::Tensor>& running_mean,
+                                        const std::optional<at::Tensor>& running_var,
+                                        const std::optional<at::Tensor>& num_batches_tracked,
+                                        std::optional<double> momentum, double eps) {
+  if (inside_transform()) refuse_updates(running_mean, num_batches_tracked);
+  refuse_tangents(running_mean, running_var);
+  check_train(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps);
+  auto results = composite::train(input, weight, bias, eps);
+  composite::update_running(input, std::get<1>(results), running_mean, running_var,
+                            num_batches_tracked, momentum);
+  return results;
+}
+
+ThreeTensors batch_norm_inference_composite(const at::Tensor& input,
+                                            const std::optional<at::Tensor>& weight,
+                                            const std::optional<at::Tensor>& bias,
+                                            const at::Tensor& running_mean,
+                                            const at::Tensor& running_var, double eps) {
+  refuse_tangents(running_mean, running_var);
+  check_inference(input, weight, bias, running_mean, running_var, eps);
+  return composite::inference(input, weight, bias, running_mean, running_var, eps);
 }
 
 ThreeTensors batch_norm_train_autograd(const at::Tensor& input,
@@ -217,15 +252,8 @@ ThreeTensors batch_norm_train_autograd(const at::Tensor& input,
                                        const std::optional<at::Tensor>& num_batches_tracked,
                                        std::optional<double> momentum, double eps) {
   if (wants_composite(input, weight, bias, running_mean, running_var)) {
-    refuse_tangents(running_mean, running_var);
-    TORCH_CHECK(!inside_transform() || !(present(running_mean) || present(num_batches_tracked)),
-                "batch_norm: training can't update running statistics in place under a torch.func "
-                "transform; pass none (track_running_stats=False), or use training=False");
-    check_train(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps);
-    auto results = composite::train(input, weight, bias, eps);
-    composite::update_running(input, std::get<1>(results), running_mean, running_var,
-                              num_batches_tracked, momentum);
-    return results;
+    return batch_norm_train_composite(input, weight, bias, running_mean, running_var,
+                                      num_batches_tracked, momentum, eps);
   }
   TrainArguments rest{running_mean, running_var, num_batches_tracked, momentum, eps, {}, {}};
   if (torch::autograd::compute_requires_grad(input, weight, bias)) {
@@ -243,9 +271,7 @@ ThreeTensors batch_norm_inference_autograd(const at::Tensor& input,
                                            const at::Tensor& running_mean,
                                            const at::Tensor& running_var, double eps) {
   if (wants_composite(input, weight, bias, running_mean, running_var)) {
-    refuse_tangents(running_mean, running_var);
-    check_inference(input, weight, bias, running_mean, running_var, eps);
-    return composite::inference(input, weight, bias, running_mean, running_var, eps);
+    return batch_norm_inference_composite(input, weight, bias, running_mean, running_var, eps);
   }
   InferenceArguments rest{running_mean, running_var, eps, {}, {}};
   if (torch::autograd::compute_requires_grad(input, weight, bias)) {
@@ -254,6 +280,17 @@ ThreeTensors batch_norm_inference_autograd(const at::Tensor& input,
   }
   at::AutoDispatchBelowAutograd guard;
   return ops::batch_norm_inference(input, weight, bias, running_mean, running_var, eps);
+}
+
+ThreeTensors batch_norm_train_vmap(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                                   const std::optional<at::Tensor>& bias,
+                                   const std::optional<at::Tensor>& running_mean,
+                                   const std::optional<at::Tensor>& running_var,
+                                   const std::optional<at::Tensor>& num_batches_tracked,
+                                   std::optional<double> momentum, double eps) {
+  refuse_updates(running_mean, num_batches_tracked);
+  return batch_norm_train_composite(input, weight, bias, running_mean, running_var,
+                                    num_batches_tracked, momentum, eps);
 }
 
 // The dispatcher does not know what a custom operator mutates: without this, autograd would not
@@ -286,6 +323,12 @@ TORCH_LIBRARY_IMPL(torchbn, Autograd, m) {
   m.impl("batch_norm_inference", TORCH_FN(batch_norm_inference_autograd));
   // Differentiating backward by itself raises: its gradients are defined through the two above.
   m.impl("batch_norm_backward", torch::autograd::autogradNotImplementedFallback());
+}
+
+// Under vmap the composite sees one example at a time, and ATen's operators do the batching.
+TORCH_LIBRARY_IMPL(torchbn, FuncTorchBatched, m) {
+  m.impl("batch_norm_train", TORCH_FN(batch_norm_train_vmap));
+  m.impl("batch_norm_inference", TORCH_FN(batch_norm_inference_composite));
 }
 
 TORCH_LIBRARY_IMPL(torchbn, ADInplaceOrView, m) {
