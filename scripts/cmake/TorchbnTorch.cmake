@@ -97,10 +97,11 @@ function(torchbn_define_torch_targets)
       INTERFACE_LINK_LIBRARIES "${root}/lib/libtorch_cpu.so;${root}/lib/libc10.so")
   endif()
   if(TORCHBN_TORCH_HAS_CUDA AND NOT TARGET torchbn::torch_cuda)
-    # Nothing refers to a symbol of libtorch_cuda.so by name, yet CUDA works only when it is loaded.
+    # CUDA works only when libtorch_cuda.so is loaded, although no symbol of it is referred to; and
+    # a program must load both itself, because torchbn's own search path need not lead to them.
     add_library(torchbn::torch_cuda INTERFACE IMPORTED GLOBAL)
     set_target_properties(torchbn::torch_cuda PROPERTIES
-      INTERFACE_LINK_LIBRARIES "-Wl,--push-state,--no-as-needed,${root}/lib/libtorch_cuda.so,--pop-state;\
-${root}/lib/libc10_cuda.so;torchbn::torch")
+      INTERFACE_LINK_LIBRARIES "-Wl,--push-state,--no-as-needed,${root}/lib/libtorch_cuda.so,\
+${root}/lib/libc10_cuda.so,--pop-state;torchbn::torch")
   endif()
 endfunction()
