@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/host_device.h"
+#include "cuda/launch_policy.h"
+
+namespace torchbn::cuda {
+
+// Which vectors a thread visits, and in which order. The units of a tiling and the threads of its
+// block together visit every vector of the tensor exactly once.
+
+// A part of one channel, (N, C, S). `next` is an offset in values.
+struct ChannelsFirstWalk {
+  int64_t channel = 0;
+  int64_t next = 0;
+  int64_t left = 0;  // vectors, this thread's
+
+  TORCHBN_HOST_DEVICE ChannelsFirstWalk(const ChannelsFirstTiling& tiling, int64_t unit, int thread)
+      : channel(unit % tiling.channels) {
+    // Neighbouring units are neighbouring channels of the same samples: contiguous in memory.
+    const int64_t split = unit / tiling.channels;
+    const int64_t begin = split * tiling.vectors_per_split;
+    const int64_t wanted_end = begin + tiling.vectors_per_split;
+    const int64_t end = wanted_end < tiling.vectors ? wanted_end : tiling.vectors;
+    const int64_t first = begin + thread;
+    if (first >= end) return;
+    left = (end - first + tiling.block - 1) / tiling.block;
+    const int64_t sample = first / tiling.plane;
+    position_ = first - sample * tiling.plane;
+    next = ((sample * tiling.channels + channel) * tiling.plane + position_) * tiling.width;
+  }
+
+  TORCHBN_HOST_DEVICE void step(const ChannelsFirstTiling& tiling) {
+    next += tiling.step_offset;
+    position_ += tiling.step_position;
+    if (position_ >= tiling.plane) {
+      position_ -= tiling.plane;
+      next += tiling.wrap_offset;
+    }
+  }
+
+  // The channel's first value, which is its pivot.
+  TORCHBN_HOST_DEVICE int64_t first_value(const ChannelsFirstTiling& tiling) const {
+    return channel * tiling.plane * tiling.width;
+  }
+
+ private:
+  int64_t position_ = 0;  // vectors within the plane
+};
+
+// A column of a tile, (rows, C). Lane w of its vectors belongs to the channel w places after
+// `channel`, cyclically. The very last vector of a tensor may be a short one.
+struct ChannelsLastWalk {
+  int64_t channel = 0;
+  int64_t next = 0;
+  int64_t left = 0;      // whole vectors, this thread's
+  int short_vector = 0;  // values of the short vector that follows them; 0 for all threads but one
+
+  TORCHBN_HOST_DEVICE ChannelsLastWalk(const ChannelsLastTiling& tiling, int64_t unit, int thread) {
+    const int64_t split = unit / tiling.tiles;
+    const int64_t tile = unit - split * tiling.tiles;
+    const int row_in_tile = thread / tiling.columns;
+    const int64_t column = tile * tiling.columns + (thread - row_in_tile * tiling.columns);
+    const int64_t begin = split * tiling.rows_per_split;
+    const int64_t wanted_end = begin + tiling.rows_per_split;
+    const int64_t end = wanted_end < tiling.virtual_rows ? wanted_end : tiling.virtual_rows;
+    const int64_t first = begin + row_in_tile;
+    channel = column * tiling.width % tiling.channels;
+    if (row_in_tile >= tiling.rows || column >= tiling.row_vectors || first >= end) return;
+    left = (end - first + tiling.rows - 1) / tiling.rows;
+    next = (first * tiling.row_vectors + column) * tiling.width;
+
+    const int64_t last = next + (left - 1) * (tiling.rows * tiling.row_vectors * tiling.width);
+    const int64_t present = tiling.numel - last;
+    if (present >= tiling.width) return;
+    left -= 1;
+    short_vector = present > 0 ? static_cast<int>(present) : 0;
+  }
+
+  TORCHBN_HOST_DEVICE void step(const ChannelsLastTiling& tiling) {
+    next += tiling.rows * tiling.row_vectors * tiling.width;
+  }
+};
+
+TORCHBN_HOST_DEVICE inline int64_t next_channel(int64_t channel, int64_t channels) {
+  return channel + 1 == channels ? 0 : channel + 1;
+}
+
+}  // namespace torchbn::cuda
