@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "core/dtype.h"
+#include "cuda/launch_policy.h"
+
+namespace torchbn::cuda {
+
+// From run-time values to template arguments: calls launch.operator()<T, kWidth>(tiling) for the
+// layout and the width that the policy chose. Channels-last always has full vectors.
+template <typename T, typename Launch>
+cudaError_t with_tiling(const LaunchPolicy& policy, const Launch& launch) {
+  constexpr int kFull = kVectorBytes / static_cast<int>(sizeof(T));
+  if (policy.layout == Layout::kChannelsLast)
+    return launch.template operator()<T, kFull>(policy.channels_last);
+  if (policy.channels_first.width == kFull)
+    return launch.template operator()<T, kFull>(policy.channels_first);
+  if constexpr (sizeof(T) == 2) {
+    if (policy.channels_first.width == kFull / 2)
+      return launch.template operator()<T, kFull / 2>(policy.channels_first);
+  }
+  return launch.template operator()<T, 1>(policy.channels_first);
+}
+
+template <typename Launch>
+cudaError_t with_tiling(DType dtype, const LaunchPolicy& policy, const Launch& launch) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return with_tiling<float>(policy, launch);
+    case DType::kFloat64:
+      return with_tiling<double>(policy, launch);
+    case DType::kBFloat16:
+      return with_tiling<BFloat16>(policy, launch);
+    case DType::kFloat16:
+      return with_tiling<Float16>(policy, launch);
+  }
+  return cudaErrorInvalidValue;
+}
+
+// Calls launch.operator()<Compute<T>>(), all that the per-channel kernels know of the dtype.
+template <typename Launch>
+cudaError_t with_compute_type(DType dtype, const Launch& launch) {
+  return dtype == DType::kFloat64 ? launch.template operator()<double>()
+                                  : launch.template operator()<float>();
+}
+
+}  // namespace torchbn::cuda

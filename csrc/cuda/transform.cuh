@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/transforms.h"
+#include "cuda/walk.h"
+
+namespace torchbn::cuda {
+
+// Blocks loop over the units of the tiling; every thread transforms the vectors that it would
+// reduce. The kernel that folded the coefficients precedes in the stream, and so does all that
+// reads the counter, which one thread advances.
+template <typename Walk, typename Transform, typename Tiling>
+__global__ void __launch_bounds__(kBlock)
+    transform(const Transform op, const Tiling tiling, int64_t* counter) {
+  if (counter != nullptr && blockIdx.x == 0 && threadIdx.x == 0) ++*counter;
+  for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x)
+    apply_transform(op, tiling, Walk(tiling, unit, static_cast<int>(threadIdx.x)));
+}
+
+template <typename Transform>
+cudaError_t launch_transform(const Transform& op, const ChannelsFirstTiling& tiling,
+                             int64_t* counter, cudaStream_t stream) {
+  transform<ChannelsFirstWalk>
+      <<<static_cast<unsigned>(tiling.grid), tiling.block, 0, stream>>>(op, tiling, counter);
+  return cudaGetLastError();
+}
+
+template <typename Transform>
+cudaError_t launch_transform(const Transform& op, const ChannelsLastTiling& tiling,
+                             int64_t* counter, cudaStream_t stream) {
+  transform<ChannelsLastWalk>
+      <<<static_cast<unsigned>(tiling.grid), tiling.block, 0, stream>>>(op, tiling, counter);
+  return cudaGetLastError();
+}
+
+}  // namespace torchbn::cuda

@@ -1,0 +1,20 @@
+#pragma once
+
+#include "cuda/kernels.h"
+
+namespace torchbn::cuda {
+
+// What lies where in the workspace.
+
+template <typename Sums>
+Sums* partial_sums(const Launch& launch) {
+  return static_cast<Sums*>(launch.workspace);
+}
+
+template <typename Coefficients>
+Coefficients* coefficients(const Launch& launch) {
+  return reinterpret_cast<Coefficients*>(static_cast<unsigned char*>(launch.workspace) +
+                                         launch.policy.coefficients_offset);
+}
+
+}  // namespace torchbn::cuda
