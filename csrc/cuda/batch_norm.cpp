@@ -1,0 +1,84 @@
+#include <optional>
+#include <tuple>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/cuda/CUDAContextLight.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "calls.h"
+#include "checks.h"
+#include "cuda/kernels.h"
+#include "cuda/launch_policy.h"
+
+namespace torchbn {
+
+namespace {
+
+using Results = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+// Hands the call's problem to a kernel function, with launch numbers, workspace and current stream.
+// The workspace goes back to the caching allocator at once: that is ordered by the stream.
+template <typename Call, typename Problem>
+Results run(Call& call, const at::Device& device,
+            cudaError_t (*kernels)(const Problem&, const cuda::Launch&)) {
+  if (call.empty()) return call.results();
+  const Problem& problem = call.problem();
+  cuda::DeviceLimits limits;
+  limits.multiprocessors = at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+
+  cuda::Launch launch;
+  launch.policy = cuda::choose_policy(problem, limits);
+  const at::Tensor workspace = at::empty({static_cast<int64_t>(launch.policy.workspace_bytes)},
+                                         at::TensorOptions().dtype(at::kByte).device(device));
+  launch.workspace = workspace.mutable_data_ptr();
+  launch.stream = c10::cuda::getCurrentCUDAStream().stream();
+  C10_CUDA_CHECK(kernels(problem, launch));
+  return call.results();
+}
+
+Results batch_norm_train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                         const std::optional<at::Tensor>& bias,
+                         const std::optional<at::Tensor>& running_mean,
+                         const std::optional<at::Tensor>& running_var,
+                         const std::optional<at::Tensor>& num_batches_tracked,
+                         std::optional<double> momentum, double eps) {
+  check_train(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps);
+  const c10::cuda::CUDAGuard guard(input.device());
+  TrainCall call(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum,
+                 eps);
+  return run(call, input.device(), cuda::train);
+}
+
+Results batch_norm_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                             const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
+                             const at::Tensor& running_var, double eps) {
+  check_inference(input, weight, bias, running_mean, running_var, eps);
+  const c10::cuda::CUDAGuard guard(input.device());
+  InferenceCall call(input, weight, bias, running_mean, running_var, eps);
+  return run(call, input.device(), cuda::inference);
+}
+
+Results batch_norm_backward(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,
+                            const std::optional<at::Tensor>& weight, const at::Tensor& mean,
+                            const at::Tensor& invstd, bool training, bool need_input,
+                            bool need_weight, bool need_bias) {
+  check_backward(grad_output, input, weight, mean, invstd, training, need_input, need_weight);
+  const c10::cuda::CUDAGuard guard(grad_output.device());
+  BackwardCall call(grad_output, input, weight, mean, invstd, training, need_input, need_weight,
+                    need_bias);
+  return run(call, grad_output.device(), cuda::backward);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchbn, CUDA, m) {
+  m.impl("batch_norm_train", &batch_norm_train);
+  m.impl("batch_norm_inference", &batch_norm_inference);
+  m.impl("batch_norm_backward", &batch_norm_backward);
+}
+
+}  // namespace torchbn
