@@ -1,0 +1,22 @@
+#pragma once
+
+#include "cpu/vec/maps.h"
+#include "cpu/vec/sums.h"
+#include "cpu/vec/tables.h"
+
+namespace torchbn::cpu::vec {
+namespace {
+
+template <typename T>
+constexpr Primitives<T> make_primitives() {
+  return {add_moments<T>,        add_gradient<T>,        affine<T>,        gradient<T>,
+          add_column_moments<T>, add_column_gradient<T>, column_affine<T>, column_gradient<T>};
+}
+
+constexpr Table make_table() {
+  return {make_primitives<float>(), make_primitives<double>(), make_primitives<BFloat16>(),
+          make_primitives<Float16>()};
+}
+
+}  // namespace
+}  // namespace torchbn::cpu::vec

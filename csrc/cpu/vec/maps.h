@@ -1,0 +1,160 @@
+#pragma once
+
+#include "core/affine.h"
+#include "core/gradient.h"
+#include "cpu/vec/primitives.h"
+#include "cpu/vec/simd.h"
+
+// The element-wise loops. Internal linkage: see simd.h. core's formulas are called with a register
+// as their number type: an instance of its own for each register width.
+namespace torchbn::cpu::vec {
+namespace {
+
+template <typename T>
+constexpr int kMapRegisters = kLanes / kWidth<Compute<T>>;
+
+// Coefficients shared by all lanes, and an array of each.
+
+template <typename V>
+TORCHBN_ALWAYS_INLINE Affine<Register<V>> coefficients(const Affine<V>& map, int64_t) {
+  return {broadcast(map.mean), broadcast(map.scale), broadcast(map.shift)};
+}
+template <typename V>
+TORCHBN_ALWAYS_INLINE GradientCoefficients<Register<V>> coefficients(
+    const GradientCoefficients<V>& map, int64_t) {
+  return {broadcast(map.mean), broadcast(map.grad_scale), broadcast(map.input_scale),
+          broadcast(map.shift)};
+}
+template <typename V>
+TORCHBN_ALWAYS_INLINE Affine<Register<V>> coefficients(const Affine<const V*>& map, int64_t i) {
+  constexpr int kN = kWidth<V>;
+  return {load<kN>(map.mean + i), load<kN>(map.scale + i), load<kN>(map.shift + i)};
+}
+template <typename V>
+TORCHBN_ALWAYS_INLINE GradientCoefficients<Register<V>> coefficients(
+    const GradientCoefficients<const V*>& map, int64_t i) {
+  constexpr int kN = kWidth<V>;
+  return {load<kN>(map.mean + i), load<kN>(map.grad_scale + i), load<kN>(map.input_scale + i),
+          load<kN>(map.shift + i)};
+}
+
+// What is read and written.
+
+template <typename T>
+struct AffineStream {
+  const T* x;
+  T* y;
+
+  TORCHBN_ALWAYS_INLINE AffineStream operator+(int64_t offset) const {
+    return {x + offset, y + offset};
+  }
+  template <typename Map>
+  TORCHBN_ALWAYS_INLINE void apply(const Map& map) const {
+    store(y, map(load<kWidth<Compute<T>>>(x)));
+  }
+  template <typename Apply>
+  TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {
+    T buffer[2][kLanes] = {};
+    for (int64_t i = 0; i < length; ++i) buffer[0][i] = x[i];
+    apply(AffineStream{buffer[0], buffer[1]});
+    for (int64_t i = 0; i < length; ++i) y[i] = buffer[1][i];
+  }
+};
+
+template <typename T>
+struct GradientStream {
+  const T* dy;
+  const T* x;
+  T* dx;
+
+  TORCHBN_ALWAYS_INLINE GradientStream operator+(int64_t offset) const {
+    return {dy + offset, x + offset, dx + offset};
+  }
+  template <typename Map>
+  TORCHBN_ALWAYS_INLINE void apply(const Map& map) const {
+    constexpr int kN = kWidth<Compute<T>>;
+    store(dx, map(load<kN>(dy), load<kN>(x)));
+  }
+  template <typename Apply>
+  TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {
+    T buffer[3][kLanes] = {};
+    for (int64_t i = 0; i < length; ++i) {
+      buffer[0][i] = dy[i];
+      buffer[1][i] = x[i];
+    }
+    apply(GradientStream{buffer[0], buffer[1], buffer[2]});
+    for (int64_t i = 0; i < length; ++i) dx[i] = buffer[2][i];
+  }
+};
+
+// Rows that share one load of their columns' coefficients.
+constexpr int64_t kMapRows = 4;
+
+// `block` is the same block of kLanes columns in each of `rows` rows.
+template <typename T, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_block(const Stream& block, int64_t rows, int64_t stride,
+                                     const Map& map, int64_t column) {
+  unroll<kMapRegisters<T>>([&](auto i) __attribute__((always_inline)) {
+    const int64_t lane = i * kWidth<Compute<T>>;
+    const auto registers = coefficients(map, column + lane);
+    for (int64_t row = 0; row < rows; ++row) (block + (row * stride + lane)).apply(registers);
+  });
+}
+
+template <typename T, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, int64_t rows, const Strip& strip,
+                                    const Map& map) {
+  const int64_t whole = strip.length / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) map_block<T>(stream + i, rows, strip.stride, map, i);
+  if (whole == strip.length) return;
+  if (whole > 0) {
+    const int64_t i = strip.length - kLanes;
+    map_block<T>(stream + i, rows, strip.stride, map, i);
+  } else {
+    for (int64_t row = 0; row < rows; ++row)
+      (stream + row * strip.stride)
+          .apply_short(
+              strip.length, [&](const Stream& buffer) __attribute__((always_inline)) {
+                map_block<T>(buffer, 1, 0, map, 0);
+              });
+  }
+}
+
+template <typename T, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map) {
+  for (int64_t row = 0; row < strip.rows; ++row)
+    map_rows<T>(stream + row * strip.stride, 1, strip, map);
+}
+
+template <typename T, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_panel(const Stream& stream, const Strip& strip, const Map& map) {
+  int64_t row = 0;
+  for (; row + kMapRows <= strip.rows; row += kMapRows)
+    map_rows<T>(stream + row * strip.stride, kMapRows, strip, map);
+  for (; row < strip.rows; ++row) map_rows<T>(stream + row * strip.stride, 1, strip, map);
+}
+
+template <typename T>
+void affine(const T* x, T* y, const Strip& strip, const Affine<Compute<T>>& map) {
+  map_strip<T>(AffineStream<T>{x, y}, strip, map);
+}
+
+template <typename T>
+void gradient(const T* dy, const T* x, T* dx, const Strip& strip,
+              const GradientCoefficients<Compute<T>>& map) {
+  map_strip<T>(GradientStream<T>{dy, x, dx}, strip, map);
+}
+
+template <typename T>
+void column_affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& map) {
+  map_panel<T>(AffineStream<T>{x, y}, strip, map);
+}
+
+template <typename T>
+void column_gradient(const T* dy, const T* x, T* dx, const Strip& strip,
+                     const GradientCoefficients<const Compute<T>*>& map) {
+  map_panel<T>(GradientStream<T>{dy, x, dx}, strip, map);
+}
+
+}  // namespace
+}  // namespace torchbn::cpu::vec

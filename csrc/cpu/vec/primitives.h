@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/affine.h"
+#include "core/dtype.h"
+#include "core/gradient.h"
+
+namespace torchbn::cpu::vec {
+
+// The inner loops, compiled once per instruction set. Every instruction set gives the same bits:
+// sums live in kLanes double lanes whatever the register width, products and sums are rounded
+// separately (no FMA: the baseline has none), and tails are computed as bodies are.
+inline constexpr int kLanes = 16;
+
+// `rows` runs of `length` contiguous elements, `stride` elements apart.
+struct Strip {
+  int64_t rows;
+  int64_t length;
+  int64_t stride;
+};
+
+// Two sums of one channel, spread over lanes: element i of a run goes to lane i % kLanes, except
+// that a partial block at the end of a run goes to its last lanes.
+struct alignas(64) Lanes {
+  double first[kLanes];
+  double second[kLanes];
+};
+
+// The outputs must not overlap the inputs: the end of a run is written twice.
+template <typename T>
+struct Primitives {
+  using Value = Compute<T>;
+
+  // A strip of one channel.
+  // sum(x - pivot), sum((x - pivot)^2)
+  void (*add_moments)(const T* x, const Strip& strip, double pivot, Lanes& sums);
+  // sum(dy), sum(dy * (x - mean))
+  void (*add_gradient)(const T* dy, const T* x, const Strip& strip, double mean, Lanes& sums);
+  void (*affine)(const T* x, T* y, const Strip& strip, const Affine<Value>& map);
+  void (*gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
+                   const GradientCoefficients<Value>& map);
+
+  // A strip of strip.length channels: one pivot, sum and coefficient per column. The arrays have
+  // room for at least kLanes columns.
+  void (*add_column_moments)(const T* x, const Strip& strip, const double* pivots, double* first,
+                             double* second);
+  void (*add_column_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
+                              double* first, double* second);
+  void (*column_affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& map);
+  void (*column_gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
+                          const GradientCoefficients<const Value*>& map);
+};
+
+struct Table {
+  Primitives<float> float32;
+  Primitives<double> float64;
+  Primitives<BFloat16> bfloat16;
+  Primitives<Float16> float16;
+
+  template <typename T>
+  const Primitives<T>& get() const;
+};
+
+template <>
+inline const Primitives<float>& Table::get() const {
+  return float32;
+}
+template <>
+inline const Primitives<double>& Table::get() const {
+  return float64;
+}
+template <>
+inline const Primitives<BFloat16>& Table::get() const {
+  return bfloat16;
+}
+template <>
+inline const Primitives<Float16>& Table::get() const {
+  return float16;
+}
+
+}  // namespace torchbn::cpu::vec

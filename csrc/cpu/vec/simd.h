@@ -1,0 +1,152 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "core/dtype.h"
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+// Registers and conversions for the translation unit that includes this. Everything here has
+// internal linkage: an inline function shared by the translation units might be kept by the linker
+// in its AVX-512 form. For the same reason core's scalar conversions are called in the baseline
+// only.
+namespace torchbn::cpu::vec {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kRegisterBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kRegisterBytes = 32;
+#else
+constexpr int kRegisterBytes = 16;
+#endif
+
+#define TORCHBN_ALWAYS_INLINE __attribute__((always_inline)) inline
+
+template <typename E, int N>
+struct VectorOf {
+  typedef E type __attribute__((vector_size(N * sizeof(E))));
+};
+template <typename E, int N>
+using Vector = typename VectorOf<E, N>::type;
+
+template <typename E>
+constexpr int kWidth = kRegisterBytes / sizeof(E);
+template <typename E>
+using Register = Vector<E, kWidth<E>>;
+
+template <typename V>
+TORCHBN_ALWAYS_INLINE V load_bits(const void* from) {
+  V value;
+  __builtin_memcpy(&value, from, sizeof(V));
+  return value;
+}
+
+template <typename V>
+TORCHBN_ALWAYS_INLINE void store_bits(void* to, V value) {
+  __builtin_memcpy(to, &value, sizeof(V));
+}
+
+template <typename To, typename From>
+TORCHBN_ALWAYS_INLINE To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  return load_bits<To>(&value);
+}
+
+template <typename E>
+TORCHBN_ALWAYS_INLINE Register<E> broadcast(E value) {
+  return value - Register<E>{};  // x - 0 is x, -0 included
+}
+
+// f(0), ..., f(N - 1) with constant arguments, so that arrays of registers stay in registers.
+template <int N, typename F>
+TORCHBN_ALWAYS_INLINE void unroll(const F& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, i>{}), ...);
+  }
+  (std::make_integer_sequence<int, N>{});
+}
+
+// N elements as they are computed with: float, or double for double.
+
+template <int N>
+TORCHBN_ALWAYS_INLINE Vector<float, N> load(const float* from) {
+  return load_bits<Vector<float, N>>(from);
+}
+
+template <int N>
+TORCHBN_ALWAYS_INLINE Vector<double, N> load(const double* from) {
+  return load_bits<Vector<double, N>>(from);
+}
+
+template <int N>
+TORCHBN_ALWAYS_INLINE Vector<float, N> load(const BFloat16* from) {
+  using Bits = Vector<uint32_t, N>;
+  const Bits bits = __builtin_convertvector(load_bits<Vector<uint16_t, N>>(from), Bits) << 16;
+  return bit_cast<Vector<float, N>>(bits);
+}
+
+template <int N>
+TORCHBN_ALWAYS_INLINE Vector<float, N> load(const Float16* from) {
+#if defined(__F16C__)
+  if constexpr (N == 4) {
+    const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return bit_cast<Vector<float, N>>(_mm_cvtph_ps(bits));
+  } else if constexpr (N == 8) {
+    return bit_cast<Vector<float, N>>(_mm256_cvtph_ps(load_bits<__m128i>(from)));
+  } else {
+    static_assert(N == 16);
+#if defined(__AVX512F__)
+    // The form without a mask warns of an uninitialised register in GCC 12.
+    return bit_cast<Vector<float, N>>(_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from)));
+#endif
+  }
+#else
+  Vector<float, N> value;
+  for (int i = 0; i < N; ++i) value[i] = widen(from[i]);
+  return value;
+#endif
+}
+
+// One register of doubles.
+template <typename T>
+TORCHBN_ALWAYS_INLINE Register<double> load_double(const T* from) {
+  constexpr int kDoubles = kWidth<double>;
+  return __builtin_convertvector(load<kDoubles>(from), Register<double>);
+}
+TORCHBN_ALWAYS_INLINE Register<double> load_double(const double* from) {
+  return load<kWidth<double>>(from);
+}
+
+TORCHBN_ALWAYS_INLINE void store(float* to, Register<float> value) {
+  store_bits(to, value);
+}
+
+TORCHBN_ALWAYS_INLINE void store(double* to, Register<double> value) {
+  store_bits(to, value);
+}
+
+// To nearest, ties to even, by integer arithmetic: the hardware's conversion flushes subnormals.
+TORCHBN_ALWAYS_INLINE void store(BFloat16* to, Register<float> value) {
+  using Bits = Register<uint32_t>;
+  const Bits bits = bit_cast<Bits>(value);
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits quiet = (bits >> 16) | 0x0040u;
+  const Bits chosen = value != value ? quiet : rounded;
+  store_bits(to, __builtin_convertvector(chosen, Vector<uint16_t, kWidth<float>>));
+}
+
+TORCHBN_ALWAYS_INLINE void store(Float16* to, Register<float> value) {
+#if defined(__AVX512F__)
+  store_bits(to, _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  store_bits(to, _mm256_cvtps_ph(bit_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kWidth<float>; ++i) to[i] = narrow<Float16>(value[i]);
+#endif
+}
+
+}  // namespace
+}  // namespace torchbn::cpu::vec
