@@ -1,0 +1,169 @@
+#include <memory>
+
+#include "core/affine.h"
+#include "core/gradient.h"
+#include "cpu/channel_maps.h"
+#include "cpu/channels_first.h"
+#include "cpu/channels_last.h"
+#include "cpu/dispatch.h"
+#include "cpu/kernels.h"
+#include "cpu/vec/level.h"
+
+namespace torchbn::cpu {
+namespace {
+
+// Is any sum over a channel wanted? In evaluation the input's gradient needs none.
+bool reduces(const BackwardProblem& problem) {
+  return problem.training || problem.grad_weight.present() || problem.grad_bias.present();
+}
+
+// Does a sum or the input's gradient depend on the input?
+bool reads_input(const BackwardProblem& problem) {
+  return problem.training || problem.grad_weight.present();
+}
+
+void store_parameters(const BackwardProblem& problem, int64_t channel, const GradientSums& sums) {
+  if (problem.grad_bias.present()) problem.grad_bias.store(channel, sums.grad_bias());
+  if (problem.grad_weight.present())
+    problem.grad_weight.store(channel, sums.grad_weight(problem.invstd[channel]));
+}
+
+template <typename Value>
+GradientCoefficients<Value> training_map(const BackwardProblem& problem, int64_t channel,
+                                         const GradientSums& sums) {
+  return fold_gradient<Value>(sums, problem.mean[channel], problem.invstd[channel],
+                              problem.weight.load_or(channel, 1), problem.extent.count());
+}
+
+// dx = weight * invstd * dy
+template <typename Value>
+Affine<Value> evaluation_map(const BackwardProblem& problem, int64_t channel) {
+  return fold_affine<Value>(0, problem.invstd[channel], problem.weight.load_or(channel, 1), 0);
+}
+
+template <typename T>
+class ChannelsFirst {
+ public:
+  using Sums = GradientSums;
+  using Value = Compute<T>;
+
+  explicit ChannelsFirst(const BackwardProblem& problem) : problem_(problem) {
+    const int64_t channels = problem.extent.channels;
+    if (!maps()) return;
+    if (problem.training) {
+      training_maps_.reset(new GradientCoefficients<Value>[channels]);
+    } else {
+      evaluation_maps_.reset(new Affine<Value>[channels]);
+      for (int64_t c = 0; c < channels; ++c)
+        evaluation_maps_[c] = evaluation_map<Value>(problem, c);
+    }
+  }
+
+  void begin(int64_t) const {}
+  void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes& sums) const {
+    if (reads_input(problem_))
+      vec_.add_gradient(dy_ + offset, x_ + offset, strip, problem_.mean[channel], sums);
+    else
+      vec_.add_moments(dy_ + offset, strip, 0, sums);
+  }
+  void finish(int64_t channel, const GradientSums& sums) {
+    store_parameters(problem_, channel, sums);
+    if (training_maps_) training_maps_[channel] = training_map<Value>(problem_, channel, sums);
+  }
+  bool maps() const { return dx_ != nullptr; }
+  void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
+    if (problem_.training)
+      vec_.gradient(dy_ + offset, x_ + offset, dx_ + offset, strip, training_maps_[channel]);
+    else
+      vec_.affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_[channel]);
+  }
+
+ private:
+  const BackwardProblem& problem_;
+  const vec::Primitives<T>& vec_ = vec::table().get<T>();
+  const T* dy_ = static_cast<const T*>(problem_.grad_output);
+  const T* x_ = static_cast<const T*>(problem_.input);
+  T* dx_ = static_cast<T*>(problem_.grad_input);
+  std::unique_ptr<GradientCoefficients<Value>[]> training_maps_;
+  std::unique_ptr<Affine<Value>[]> evaluation_maps_;
+};
+
+template <typename T>
+class ChannelsLast {
+ public:
+  using Sums = GradientSums;
+  using Value = Compute<T>;
+
+  ChannelsLast(const BackwardProblem& problem, const Table2d& table)
+      : problem_(problem),
+        table_(table),
+        zeros_or_means_(new double[table.width]),
+        training_maps_(problem.training ? table.width : 0),
+        evaluation_maps_(problem.training ? 0 : table.width) {
+    for (int64_t c = 0; c < table.channels; ++c) {
+      const double mean = reads_input(problem) ? problem.mean[c] : 0;
+      for (int64_t i = c; i < table.width; i += table.channels) zeros_or_means_[i] = mean;
+      if (problem.training) continue;
+      const auto map = evaluation_map<Value>(problem, c);
+      for (int64_t i = c; i < table.width; i += table.channels) evaluation_maps_.set(i, map);
+    }
+  }
+
+  void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
+           double* second) const {
+    const double* pivots = zeros_or_means_.get() + column;
+    if (reads_input(problem_))
+      vec_.add_column_gradient(dy_ + offset, x_ + offset, strip, pivots, first, second);
+    else
+      vec_.add_column_moments(dy_ + offset, strip, pivots, first, second);
+  }
+  void finish(int64_t channel, const GradientSums& sums) {
+    store_parameters(problem_, channel, sums);
+    if (!problem_.training || !maps()) return;
+    const auto map = training_map<Value>(problem_, channel, sums);
+    for (int64_t i = channel; i < table_.width; i += table_.channels) training_maps_.set(i, map);
+  }
+  bool maps() const { return dx_ != nullptr; }
+  void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
+    if (problem_.training)
+      vec_.column_gradient(dy_ + offset, x_ + offset, dx_ + offset, strip,
+                           training_maps_.from(column));
+    else
+      vec_.column_affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_.from(column));
+  }
+
+ private:
+  const BackwardProblem& problem_;
+  const Table2d& table_;
+  const vec::Primitives<T>& vec_ = vec::table().get<T>();
+  const T* dy_ = static_cast<const T*>(problem_.grad_output);
+  const T* x_ = static_cast<const T*>(problem_.input);
+  T* dx_ = static_cast<T*>(problem_.grad_input);
+  std::unique_ptr<double[]> zeros_or_means_;
+  ColumnGradient<Value> training_maps_;
+  ColumnAffine<Value> evaluation_maps_;
+};
+
+}  // namespace
+
+void backward(const BackwardProblem& problem) {
+  const bool reduce = reduces(problem);
+  with_type(problem.dtype, [&]<typename T>(T) {
+    if (runs_channels_first(problem.extent)) {
+      ChannelsFirst<T> operation(problem);
+      if (reduce)
+        run_channels_first(problem.extent, sizeof(T), operation);
+      else if (operation.maps())
+        map_channels_first(problem.extent, operation);
+    } else {
+      const Table2d table(problem.extent);
+      ChannelsLast<T> operation(problem, table);
+      if (reduce)
+        run_channels_last(table, operation);
+      else if (operation.maps())
+        map_channels_last(table, operation);
+    }
+  });
+}
+
+}  // namespace torchbn::cpu

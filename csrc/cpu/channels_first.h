@@ -1,0 +1,178 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+
+#include "core/extent.h"
+#include "cpu/parallel.h"
+#include "cpu/vec/primitives.h"
+
+namespace torchbn::cpu {
+
+// A channel's values in the layout (N, C, S), cut into chunks: several images where planes are
+// small, a piece of one image where they are large. Chunks follow from the extent alone; each is
+// summed over vec::Lanes, folded in a fixed order, and merged in the order of its number. So any
+// thread may sum any chunk and the bits stay.
+struct Chunks {
+  explicit Chunks(const Extent& e)
+      : extent(e),
+        images(std::clamp<int64_t>(kTarget / e.spatial, 1, e.batch)),
+        length(std::min(e.spatial, kTarget)),
+        pieces(div_up(e.spatial, length)),
+        count(div_up(e.batch, images) * pieces) {}
+
+  // Long enough to make folding cheap, short enough to share a channel out among threads.
+  static constexpr int64_t kTarget = 8192;
+
+  Extent extent;
+  int64_t images;  // per chunk, 1 when a plane has several pieces
+  int64_t length;  // of a run
+  int64_t pieces;  // per plane
+  int64_t count;   // of chunks in a channel
+
+  // The chunk's first element in channel 0, and its shape.
+  int64_t offset(int64_t chunk) const {
+    return chunk / pieces * images * stride() + chunk % pieces * length;
+  }
+  vec::Strip strip(int64_t chunk) const {
+    const int64_t image = chunk / pieces * images;
+    const int64_t begin = chunk % pieces * length;
+    return {std::min(images, extent.batch - image), std::min(length, extent.spatial - begin),
+            stride()};
+  }
+  int64_t stride() const { return extent.channels * extent.spatial; }
+};
+
+// Neighbouring channels that a thread treats together, image by image, so that each visit to an
+// image touches about a page: scattered short runs starve on TLB misses. All channels of the group
+// stay in the second-level cache between the two passes.
+inline constexpr int64_t kMaxGroup = 32;
+
+inline int64_t group_size(const Extent& e, int64_t element_size) {
+  constexpr int64_t kVisitBytes = 4096;
+  constexpr int64_t kCacheBytes = 512 * 1024;
+  const int64_t plane = e.spatial * element_size;
+  const int64_t wanted = std::min(kVisitBytes / plane, kCacheBytes / (plane * e.batch));
+  return std::clamp<int64_t>(wanted, 1, kMaxGroup);
+}
+
+// Calls visit(channel, offset, strip) for a chunk of each channel of a group.
+template <typename Visit>
+void visit_group(int64_t channel, int64_t group, int64_t spatial, int64_t offset,
+                 const vec::Strip& strip, const Visit& visit) {
+  if (group == 1) {
+    visit(channel, offset + channel * spatial, strip);
+    return;
+  }
+  for (int64_t row = 0; row < strip.rows; ++row)
+    for (int64_t c = channel; c < channel + group; ++c)
+      visit(c, offset + row * strip.stride + c * spatial, {1, strip.length, strip.stride});
+}
+
+template <typename Sums>
+Sums fold(const vec::Lanes& lanes) {
+  double first[vec::kLanes], second[vec::kLanes];
+  std::copy_n(lanes.first, vec::kLanes, first);
+  std::copy_n(lanes.second, vec::kLanes, second);
+  for (int half = vec::kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) {
+      first[i] += first[i + half];
+      second[i] += second[i + half];
+    }
+  }
+  return {first[0], second[0]};
+}
+
+// A channels-first operation has
+//   Sums                                 two sums per channel
+//   void begin(channel)                  before the channel is looked at
+//   void add(channel, offset, strip, lanes)
+//   void finish(channel, sums)
+//   bool maps() const                    is there an output to write?
+//   void map(channel, offset, strip)
+// Each channel runs begin, add..., finish, map... in this order; channels run concurrently.
+
+template <typename Operation>
+void run_chunk_major(const Chunks& chunks, Operation& op) {
+  using Sums = typename Operation::Sums;
+  const int64_t channels = chunks.extent.channels;
+  const int64_t spatial = chunks.extent.spatial;
+  const int64_t cost = chunks.images * chunks.length;
+  const auto partial = std::make_unique<Sums[]>(channels * chunks.count);
+  for (int64_t c = 0; c < channels; ++c) op.begin(c);
+  for_items(channels * chunks.count, cost, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t c = i / chunks.count;
+      const int64_t chunk = i % chunks.count;
+      vec::Lanes lanes = {};
+      op.add(c, chunks.offset(chunk) + c * spatial, chunks.strip(chunk), lanes);
+      partial[i] = fold<Sums>(lanes);
+    }
+  });
+  for (int64_t c = 0; c < channels; ++c) {
+    Sums sums;
+    for (int64_t i = 0; i < chunks.count; ++i) sums.merge(partial[c * chunks.count + i]);
+    op.finish(c, sums);
+  }
+  if (!op.maps()) return;
+  for_items(channels * chunks.count, cost, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t c = i / chunks.count;
+      const int64_t chunk = i % chunks.count;
+      op.map(c, chunks.offset(chunk) + c * spatial, chunks.strip(chunk));
+    }
+  });
+}
+
+template <typename Operation>
+void run_group(const Chunks& chunks, int64_t channel, int64_t group, Operation& op) {
+  using Sums = typename Operation::Sums;
+  const int64_t spatial = chunks.extent.spatial;
+  Sums sums[kMaxGroup] = {};
+  vec::Lanes lanes[kMaxGroup];
+  for (int64_t c = channel; c < channel + group; ++c) op.begin(c);
+  for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
+    std::fill_n(lanes, group, vec::Lanes{});
+    visit_group(channel, group, spatial, chunks.offset(chunk), chunks.strip(chunk),
+                [&](int64_t c, int64_t offset, const vec::Strip& strip) {
+                  op.add(c, offset, strip, lanes[c - channel]);
+                });
+    for (int64_t i = 0; i < group; ++i) sums[i].merge(fold<Sums>(lanes[i]));
+  }
+  for (int64_t i = 0; i < group; ++i) op.finish(channel + i, sums[i]);
+  if (!op.maps()) return;
+  visit_group(
+      channel, group, spatial, 0, {chunks.extent.batch, spatial, chunks.stride()},
+      [&](int64_t c, int64_t offset, const vec::Strip& strip) { op.map(c, offset, strip); });
+}
+
+// Would giving each thread whole channels leave some idle for long?
+inline bool channels_suffice(const Extent& e) {
+  const int64_t threads = at::get_num_threads();
+  if (e.numel() <= kGrain) return true;
+  const int64_t longest = div_up(e.channels, threads);
+  return longest * threads * 4 <= e.channels * 5;
+}
+
+template <typename Operation>
+void run_channels_first(const Extent& e, int64_t element_size, Operation& op) {
+  const Chunks chunks(e);
+  if (!channels_suffice(e)) return run_chunk_major(chunks, op);
+  const int64_t group = group_size(e, element_size);
+  for_items(e.channels, e.count(), [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; c += group) run_group(chunks, c, std::min(group, end - c), op);
+  });
+}
+
+// The same for an operation without sums, which needs map only. Planes go in memory order:
+// consecutive ones are one stream.
+template <typename Operation>
+void map_channels_first(const Extent& e, const Operation& op) {
+  for_items(e.batch * e.channels, e.spatial, [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane)
+      op.map(plane % e.channels, plane * e.spatial, {1, e.spatial, e.spatial});
+  });
+}
+
+}  // namespace torchbn::cpu

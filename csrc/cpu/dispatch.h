@@ -1,0 +1,28 @@
+#pragma once
+
+#include "core/dtype.h"
+#include "core/extent.h"
+
+namespace torchbn::cpu {
+
+// f(T{}) with T the type that `dtype` names.
+template <typename F>
+void with_type(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return f(float{});
+    case DType::kFloat64:
+      return f(double{});
+    case DType::kBFloat16:
+      return f(BFloat16{});
+    case DType::kFloat16:
+      return f(Float16{});
+  }
+}
+
+// A plane of one value makes the two layouts the same; channels-last then has the longer runs.
+inline bool runs_channels_first(const Extent& e) {
+  return e.layout == Layout::kChannelsFirst && e.spatial > 1;
+}
+
+}  // namespace torchbn::cpu

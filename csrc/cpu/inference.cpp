@@ -1,0 +1,96 @@
+#include <memory>
+
+#include "core/affine.h"
+#include "core/statistics.h"
+#include "cpu/channel_maps.h"
+#include "cpu/channels_first.h"
+#include "cpu/channels_last.h"
+#include "cpu/dispatch.h"
+#include "cpu/kernels.h"
+#include "cpu/vec/level.h"
+
+namespace torchbn::cpu {
+namespace {
+
+template <typename Value>
+Affine<Value> channel_map(const InferenceProblem& problem, int64_t channel) {
+  const double mean = problem.running_mean.load(channel);
+  const double invstd = inverse_std(problem.running_var.load(channel), problem.eps);
+  problem.save_mean[channel] = mean;
+  problem.save_invstd[channel] = invstd;
+  return fold_affine<Value>(mean, invstd, problem.weight.load_or(channel, 1),
+                            problem.bias.load_or(channel, 0));
+}
+
+// Runs set(channel) for every channel; a square root and two divisions cost some 32 elements.
+template <typename Set>
+void for_channels(int64_t channels, const Set& set) {
+  for_items(channels, 32, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) set(c);
+  });
+}
+
+template <typename T>
+class ChannelsFirst {
+ public:
+  using Value = Compute<T>;
+
+  explicit ChannelsFirst(const InferenceProblem& problem)
+      : problem_(problem), maps_(new Affine<Value>[problem.extent.channels]) {
+    for_channels(problem.extent.channels,
+                 [&](int64_t c) { maps_[c] = channel_map<Value>(problem, c); });
+  }
+
+  void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
+    vec_.affine(x_ + offset, y_ + offset, strip, maps_[channel]);
+  }
+
+ private:
+  const InferenceProblem& problem_;
+  const vec::Primitives<T>& vec_ = vec::table().get<T>();
+  const T* x_ = static_cast<const T*>(problem_.input);
+  T* y_ = static_cast<T*>(problem_.output);
+  std::unique_ptr<Affine<Value>[]> maps_;
+};
+
+template <typename T>
+class ChannelsLast {
+ public:
+  using Value = Compute<T>;
+
+  ChannelsLast(const InferenceProblem& problem, const Table2d& table)
+      : problem_(problem), maps_(table.width) {
+    for_channels(table.channels, [&](int64_t c) {
+      const auto map = channel_map<Value>(problem, c);
+      for (int64_t i = c; i < table.width; i += table.channels) maps_.set(i, map);
+    });
+  }
+
+  void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
+    vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column));
+  }
+
+ private:
+  const InferenceProblem& problem_;
+  const vec::Primitives<T>& vec_ = vec::table().get<T>();
+  const T* x_ = static_cast<const T*>(problem_.input);
+  T* y_ = static_cast<T*>(problem_.output);
+  ColumnAffine<Value> maps_;
+};
+
+}  // namespace
+
+void inference(const InferenceProblem& problem) {
+  with_type(problem.dtype, [&]<typename T>(T) {
+    if (runs_channels_first(problem.extent)) {
+      const ChannelsFirst<T> operation(problem);
+      map_channels_first(problem.extent, operation);
+    } else {
+      const Table2d table(problem.extent);
+      const ChannelsLast<T> operation(problem, table);
+      map_channels_last(table, operation);
+    }
+  });
+}
+
+}  // namespace torchbn::cpu

@@ -1,0 +1,136 @@
+#include <memory>
+
+#include "core/affine.h"
+#include "core/statistics.h"
+#include "cpu/channel_maps.h"
+#include "cpu/channels_first.h"
+#include "cpu/channels_last.h"
+#include "cpu/dispatch.h"
+#include "cpu/kernels.h"
+#include "cpu/vec/level.h"
+
+namespace torchbn::cpu {
+namespace {
+
+// What both layouts share: a channel's sums become its statistics, and these its affine map.
+class Finisher {
+ public:
+  explicit Finisher(const TrainProblem& problem)
+      : problem_(problem),
+        count_(problem.extent.count()),
+        factor_(tracks() ? problem.running.factor() : 0) {}
+
+  template <typename Value>
+  Affine<Value> finish(int64_t channel, const ShiftedSums& sums, double pivot) const {
+    const Statistics batch = torchbn::finish(sums, pivot, count_);
+    const double invstd = inverse_std(batch.variance, problem_.eps);
+    problem_.save_mean[channel] = batch.mean;
+    problem_.save_invstd[channel] = invstd;
+    if (tracks()) problem_.running.update(channel, batch, count_, factor_);
+    return fold_affine<Value>(batch.mean, invstd, problem_.weight.load_or(channel, 1),
+                              problem_.bias.load_or(channel, 0));
+  }
+
+ private:
+  bool tracks() const { return problem_.running.mean.present() || problem_.running.var.present(); }
+
+  const TrainProblem& problem_;
+  int64_t count_;
+  double factor_;
+};
+
+template <typename T>
+class ChannelsFirst {
+ public:
+  using Sums = ShiftedSums;
+  using Value = Compute<T>;
+
+  explicit ChannelsFirst(const TrainProblem& problem)
+      : problem_(problem),
+        finisher_(problem),
+        pivots_(new double[problem.extent.channels]),
+        maps_(new Affine<Value>[problem.extent.channels]) {}
+
+  void begin(int64_t channel) { pivots_[channel] = pivot_from(first_.load(channel)); }
+  void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes& sums) const {
+    vec_.add_moments(x_ + offset, strip, pivots_[channel], sums);
+  }
+  void finish(int64_t channel, const ShiftedSums& sums) {
+    maps_[channel] = finisher_.finish<Value>(channel, sums, pivots_[channel]);
+  }
+  bool maps() const { return true; }
+  void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
+    vec_.affine(x_ + offset, y_ + offset, strip, maps_[channel]);
+  }
+
+ private:
+  const TrainProblem& problem_;
+  const vec::Primitives<T>& vec_ = vec::table().get<T>();
+  const T* x_ = static_cast<const T*>(problem_.input);
+  T* y_ = static_cast<T*>(problem_.output);
+  ChannelVector first_{problem_.input, problem_.extent.spatial, problem_.dtype};
+  Finisher finisher_;
+  std::unique_ptr<double[]> pivots_;
+  std::unique_ptr<Affine<Value>[]> maps_;
+};
+
+template <typename T>
+class ChannelsLast {
+ public:
+  using Sums = ShiftedSums;
+  using Value = Compute<T>;
+
+  ChannelsLast(const TrainProblem& problem, const Table2d& table)
+      : problem_(problem),
+        table_(table),
+        finisher_(problem),
+        pivots_(new double[table.width]),
+        maps_(table.width) {
+    const ChannelVector first{problem.input, 1, problem.dtype};
+    for (int64_t c = 0; c < table.channels; ++c) {
+      const double pivot = pivot_from(first.load(c));
+      for (int64_t i = c; i < table.width; i += table.channels) pivots_[i] = pivot;
+    }
+  }
+
+  void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
+           double* second) const {
+    vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second);
+  }
+  void finish(int64_t channel, const ShiftedSums& sums) {
+    const auto map = finisher_.finish<Value>(channel, sums, pivots_[channel]);
+    for (int64_t i = channel; i < table_.width; i += table_.channels) maps_.set(i, map);
+  }
+  bool maps() const { return true; }
+  void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
+    vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column));
+  }
+
+ private:
+  const TrainProblem& problem_;
+  const Table2d& table_;
+  const vec::Primitives<T>& vec_ = vec::table().get<T>();
+  const T* x_ = static_cast<const T*>(problem_.input);
+  T* y_ = static_cast<T*>(problem_.output);
+  Finisher finisher_;
+  std::unique_ptr<double[]> pivots_;
+  ColumnAffine<Value> maps_;
+};
+
+}  // namespace
+
+void train(const TrainProblem& problem) {
+  with_type(problem.dtype, [&]<typename T>(T) {
+    if (runs_channels_first(problem.extent)) {
+      ChannelsFirst<T> operation(problem);
+      run_channels_first(problem.extent, sizeof(T), operation);
+    } else {
+      const Table2d table(problem.extent);
+      ChannelsLast<T> operation(problem, table);
+      run_channels_last(table, operation);
+    }
+  });
+  if (problem.running.num_batches_tracked != nullptr) ++*problem.running.num_batches_tracked;
+}
+
+}  // namespace torchbn::cpu
