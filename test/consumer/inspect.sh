@@ -35,8 +35,7 @@ esac
 # T, D, B, R: what only this library defines. Weak and unique symbols (W, V, u) are the instances of
 # std and c10 templates that every C++ library has.
 exported=$(nm --dynamic --defined-only --demangle "$library" | awk '$2 ~ /^[TDBR]$/' | cut -d' ' -f3-)
-echo "exported:"
-sed 's/^/  /' <<<"$exported"
+echo "exported: $exported"
 if grep -vE '^((typeinfo|typeinfo name|vtable) for )?torchbn::' <<<"$exported"; then
   fail "the library exports something outside of torchbn::"
 fi

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Builds the library and the test programs into build/, after setup.sh; only what has changed.
+#
+#   build.sh [--configure-only] [CMAKE_ARGUMENT...]
+#
+# For example: build.sh -DTORCHBN_CUDA=OFF. CMake keeps what it was told for the next time; the
+# options are listed at the head of CMakeLists.txt. The library is build/libtorchbn.so.
+
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+configure_only=
+case ${1-} in
+  -h | --help) help && exit ;;
+  --configure-only)
+    configure_only=1
+    shift
+    ;;
+esac
+
+"$root/scripts/setup.sh"
+
+say "Configuring"
+cmake -S "$root" -B "$build" -G Ninja -DTORCHBN_PYTHON="$venv/bin/python" "$@"
+[[ $configure_only ]] && exit
+
+say "Building"
+cmake --build "$build"
+say "Built build/libtorchbn.so"

@@ -1,0 +1,26 @@
+# Sourced by the other scripts: where the repository is, and how they speak.
+# shellcheck shell=bash disable=SC2034  # not every script uses every variable
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+build=$root/build
+# Where the system's cmake or ninja is missing or too old, setup.sh puts one there.
+PATH=$venv/bin:$PATH
+
+say() {
+  if [[ -t 1 ]]; then printf '\033[1m==> %s\033[0m\n' "$*"; else printf '==> %s\n' "$*"; fi
+}
+
+warn() {
+  printf 'warning: %s\n' "$*" >&2
+}
+
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# The comment at the head of the script is its help.
+help() {
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+}

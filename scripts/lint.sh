@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Checks the sources without running them: format, layers, shell and Python syntax, clang-tidy.
+#
+#   lint.sh [--no-tidy]
+#
+#   --no-tidy  leave out clang-tidy, the slow part (one to two minutes)
+
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+tidy=1
+case ${1-} in
+  -h | --help) help && exit ;;
+  --no-tidy) tidy= ;;
+  '') ;;
+  *) die "unknown argument $1; see --help" ;;
+esac
+
+"$root/scripts/setup.sh" --lint
+cd "$root"
+
+say "Format"
+scripts/format.sh --check
+
+say "Layers"
+scripts/check_layers.sh
+
+say "Shell"
+mapfile -t shell < <(find scripts test .ci -name '*.sh' -o -path '.ci/run')
+for script in "${shell[@]}"; do
+  bash -n "$script"
+done
+if command -v shellcheck >/dev/null; then
+  shellcheck --external-sources --source-path=scripts "${shell[@]}"
+else
+  warn "shellcheck is missing; only the syntax was checked"
+fi
+
+say "Python"
+python3 - <<'PYTHON'
+import pathlib
+
+for folder in ("scripts", "test", "examples", "python"):
+    for path in pathlib.Path(folder).rglob("*.py"):
+        compile(path.read_text(), str(path), "exec")
+PYTHON
+
+if [[ $tidy ]]; then
+  command -v clang-tidy >/dev/null || die "clang-tidy is missing: scripts/setup.sh --lint"
+  say "clang-tidy"
+  [[ -f $build/compile_commands.json ]] || scripts/build.sh --configure-only
+  # The library's own C++ files, several at a time; headers are seen through them.
+  find csrc -name '*.cpp' -print0 |
+    xargs -0 -n 1 -P "$(nproc)" clang-tidy --quiet --warnings-as-errors='*' -p "$build" 2> >(grep -v 'warnings\? generated' >&2)
+fi
+say "Nothing to complain about"
