@@ -76,7 +76,7 @@ forbid "autograd sees the operators and their checks only" \
 forbid "distributed sees the operators and their checks only" \
   "$(anything_of_ours_but distributed/ 'operators\.h"' 'checks\.h"')" "${distributed[@]}"
 forbid "shared files see no backend" '"(cpu|cuda|meta|autograd|distributed)/' "${shared[@]}"
-forbid "public headers see torch and each other only" '"|<(?!torchbn/)\w+/(?<!ATen/)(?<!torch/)(?<!c10/)' "${public[@]}"
+forbid "public headers see torch and each other only" '"|<(?!(torchbn|torch|ATen|c10)/)\w+/' "${public[@]}"
 forbid "sources are compiled, not included" '[<"][^>"]*\.(cpp|cu)[>"]' "${all[@]}"
 forbid "headers are named from the root of csrc" '"\.\.?/' "${all[@]}"
 
