@@ -1,0 +1,133 @@
+#include "cuda/launch_policy.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace torchbn::cuda {
+namespace {
+
+constexpr Layout kFirst = Layout::kChannelsFirst;
+constexpr Layout kLast = Layout::kChannelsLast;
+constexpr DeviceLimits kH200{132};
+
+LaunchPolicy choose(int64_t batch, int64_t channels, int64_t spatial, Layout layout,
+                    DType dtype = DType::kFloat32, uintptr_t address = 0, bool reduces = true) {
+  return choose_policy(Extent{batch, channels, spatial, layout}, dtype, address, reduces, kH200);
+}
+
+int64_t grid(const LaunchPolicy& policy) {
+  return policy.layout == kFirst ? policy.channels_first.grid : policy.channels_last.grid;
+}
+
+TEST(LaunchPolicy, FewChannelsFillTheDevice) {
+  for (const Layout layout : {kFirst, kLast})
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
+      EXPECT_GE(grid(choose(20, 6, 65536, layout, dtype)), 4 * kH200.multiprocessors);
+      EXPECT_GE(grid(choose(64, 1, 224 * 224, layout, dtype)), 2 * kH200.multiprocessors);
+      EXPECT_GE(grid(choose(8, 3, 512 * 512, layout, dtype)), 4 * kH200.multiprocessors);
+    }
+}
+
+TEST(LaunchPolicy, ManyChannelsAreNotSplit) {
+  EXPECT_EQ(choose(32, 2048, 49, kFirst).channels_first.splits, 1);
+  EXPECT_EQ(choose(32, 2048, 49, kFirst).parts, 1);
+}
+
+TEST(LaunchPolicy, VectorsDivideThePlane) {
+  EXPECT_EQ(choose(2, 3, 3136, kFirst).channels_first.width, 4);
+  EXPECT_EQ(choose(2, 3, 49, kFirst).channels_first.width, 1);
+  EXPECT_EQ(choose(2, 3, 3136, kFirst, DType::kBFloat16).channels_first.width, 8);
+  EXPECT_EQ(choose(2, 3, 196, kFirst, DType::kFloat16).channels_first.width, 4);
+  EXPECT_EQ(choose(2, 3, 50, kFirst, DType::kFloat16).channels_first.width, 1);
+  EXPECT_EQ(choose(2, 3, 50, kFirst, DType::kFloat64).channels_first.width, 2);
+}
+
+TEST(LaunchPolicy, VirtualRowsMakeFullVectorsForEveryChannelCount) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kFloat16})
+    for (int64_t channels = 1; channels < 600; ++channels) {
+      const ChannelsLastTiling tiling = choose(7, channels, 1000, kLast, dtype).channels_last;
+      EXPECT_EQ(tiling.width * static_cast<int64_t>(size_of(dtype)), kVectorBytes);
+      EXPECT_EQ(tiling.row_vectors * tiling.width, tiling.fold * channels);
+      EXPECT_LE(tiling.rows * tiling.columns, tiling.block);
+      // Fewer than a fifth of the threads are left without a column.
+      EXPECT_GE(5 * tiling.rows * tiling.columns, 4 * tiling.block) << channels;
+      EXPECT_EQ(tiling.rows * tiling.columns * tiling.width % tiling.merged_width, 0);
+      EXPECT_EQ(tiling.partial_row % channels, 0);
+    }
+}
+
+// The blocks loop where the grid is smaller than the units.
+TEST(LaunchPolicy, GridsStayWithinTheDevicesLimit) {
+  const int64_t huge = int64_t{1} << 33;
+  for (const Layout layout : {kFirst, kLast})
+    for (const LaunchPolicy& policy :
+         {choose(2, huge, 1, layout), choose(huge, 2, 1, layout), choose(1, 1, huge, layout),
+          choose(huge, 64, 49, layout), choose(3, huge + 1, 1, layout, DType::kFloat16)}) {
+      EXPECT_GE(grid(policy), 1);
+      EXPECT_LE(grid(policy), kH200.max_grid);
+      EXPECT_GE(policy.finish.grid, 1);
+      EXPECT_LE(policy.finish.grid, kH200.max_grid);
+    }
+}
+
+TEST(LaunchPolicy, PartialSumsStayFew) {
+  for (const Layout layout : {kFirst, kLast})
+    for (const int64_t channels : {1, 3, 6, 7, 64, 1000, 1001, 4096}) {
+      const LaunchPolicy policy = choose(256, channels, 112 * 112, layout);
+      // A unit leaves at most one per value of its tile.
+      EXPECT_LE(policy.parts * channels,
+                8 * kH200.multiprocessors * std::max<int64_t>(256, channels));
+      EXPECT_LE(policy.parts, 8 * kH200.multiprocessors + 8);
+    }
+}
+
+TEST(LaunchPolicy, FinishTakesAWarpAtMost) {
+  EXPECT_EQ(choose(32, 2048, 49, kFirst).finish.lanes, 1);
+  EXPECT_EQ(choose(64, 1, 224 * 224, kFirst).finish.lanes, 32);
+  EXPECT_EQ(choose(64, 1, 224 * 224, kFirst, DType::kFloat32, 0, false).finish.lanes, 1);
+}
+
+TEST(LaunchPolicy, WorkspaceHoldsPartialSumsThenCoefficients) {
+  const LaunchPolicy policy = choose(20, 6, 65536, kFirst);
+  EXPECT_GE(policy.coefficients_offset, static_cast<size_t>(policy.parts * 6 * 16));
+  EXPECT_EQ(policy.coefficients_offset % 256, 0u);
+  EXPECT_GE(policy.workspace_bytes, policy.coefficients_offset + 6 * 32);
+  const LaunchPolicy plain = choose(20, 6, 65536, kFirst, DType::kFloat32, 0, false);
+  EXPECT_EQ(plain.parts, 0);
+  EXPECT_EQ(plain.coefficients_offset, 0u);
+}
+
+// Where a tensor lies changes how values are loaded, and nothing about who adds them.
+TEST(LaunchPolicy, AddressesDecideAlignmentAlone) {
+  for (const Layout layout : {kFirst, kLast}) {
+    LaunchPolicy aligned = choose(8, 24, 3136, layout, DType::kBFloat16, 0x1000);
+    const LaunchPolicy shifted = choose(8, 24, 3136, layout, DType::kBFloat16, 0x1002);
+    EXPECT_TRUE(aligned.aligned);
+    EXPECT_FALSE(shifted.aligned);
+    EXPECT_EQ(grid(aligned), grid(shifted));
+    EXPECT_EQ(aligned.parts, shifted.parts);
+    EXPECT_EQ(aligned.channels_first.vectors_per_split, shifted.channels_first.vectors_per_split);
+    EXPECT_EQ(aligned.channels_last.rows_per_split, shifted.channels_last.rows_per_split);
+    EXPECT_EQ(aligned.channels_first.width, shifted.channels_first.width);
+  }
+  // Single values are always aligned.
+  EXPECT_TRUE(choose(8, 24, 49, kFirst, DType::kBFloat16, 0x1002).aligned);
+}
+
+TEST(LaunchPolicy, EvaluationNeedsSumsForParametersOnly) {
+  float value = 0;
+  BackwardProblem problem;
+  problem.grad_input = &value;
+  EXPECT_FALSE(needs_sums(problem));
+  problem.training = true;
+  EXPECT_TRUE(needs_sums(problem));
+  problem.training = false;
+  problem.grad_bias.data = &value;
+  EXPECT_TRUE(needs_sums(problem));
+}
+
+}  // namespace
+}  // namespace torchbn::cuda

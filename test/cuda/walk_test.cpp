@@ -1,0 +1,138 @@
+#include "cuda/walk.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace torchbn::cuda {
+namespace {
+
+// Few multiprocessors make one block do many steps, many make many splits.
+constexpr int64_t kMultiprocessors[] = {1, 132};
+
+const Extent kExtents[] = {
+    {1, 1, 2, Layout::kChannelsFirst},     {2, 1, 1, Layout::kChannelsFirst},
+    {1, 1, 65537, Layout::kChannelsFirst}, {3, 5, 7, Layout::kChannelsFirst},
+    {2, 3, 8, Layout::kChannelsFirst},     {5, 2, 12, Layout::kChannelsFirst},
+    {33, 7, 49, Layout::kChannelsFirst},   {9, 3, 196, Layout::kChannelsFirst},
+    {2, 2, 3136, Layout::kChannelsFirst},  {700, 2, 1, Layout::kChannelsFirst},
+    {4, 6, 8192, Layout::kChannelsFirst},  {3, 300, 16, Layout::kChannelsFirst},
+    {1000, 3, 3, Layout::kChannelsFirst},  {1, 70000, 2, Layout::kChannelsFirst},
+    {1, 1, 2, Layout::kChannelsLast},      {1, 1, 1023, Layout::kChannelsLast},
+    {2, 3, 1, Layout::kChannelsLast},      {7, 3, 31, Layout::kChannelsLast},
+    {5, 6, 1000, Layout::kChannelsLast},   {3, 7, 333, Layout::kChannelsLast},
+    {32, 64, 1, Layout::kChannelsLast},    {3, 63, 50, Layout::kChannelsLast},
+    {3, 65, 51, Layout::kChannelsLast},    {2, 511, 17, Layout::kChannelsLast},
+    {2, 512, 17, Layout::kChannelsLast},   {3, 1001, 11, Layout::kChannelsLast},
+    {2, 2049, 3, Layout::kChannelsLast},   {2, 70001, 1, Layout::kChannelsLast},
+    {90, 16, 49, Layout::kChannelsLast},   {11, 24, 1001, Layout::kChannelsLast},
+};
+
+std::string name(const Extent& extent, DType dtype, int64_t multiprocessors) {
+  return "N" + std::to_string(extent.batch) + " C" + std::to_string(extent.channels) + " S" +
+         std::to_string(extent.spatial) +
+         (extent.layout == Layout::kChannelsFirst ? " first " : " last ") +
+         std::to_string(size_of(dtype)) + " bytes, " + std::to_string(multiprocessors) +
+         " multiprocessors";
+}
+
+// How often each value is visited, and as a value of which channel.
+struct Visits {
+  explicit Visits(int64_t numel)
+      : times(static_cast<size_t>(numel)), channel(static_cast<size_t>(numel), -1) {}
+
+  void visit(int64_t offset, int64_t of_channel) {
+    ASSERT_GE(offset, 0);
+    ASSERT_LT(offset, static_cast<int64_t>(times.size()));
+    ++times[static_cast<size_t>(offset)];
+    channel[static_cast<size_t>(offset)] = of_channel;
+  }
+
+  std::vector<int> times;
+  std::vector<int64_t> channel;
+};
+
+void visit_all(const ChannelsFirstTiling& tiling, Visits& visits) {
+  for (int64_t unit = 0; unit < tiling.units(); ++unit)
+    for (int thread = 0; thread < tiling.block; ++thread)
+      for (ChannelsFirstWalk walk(tiling, unit, thread); walk.left > 0;
+           --walk.left, walk.step(tiling)) {
+        ASSERT_EQ(walk.next % tiling.width, 0);
+        for (int w = 0; w < tiling.width; ++w) visits.visit(walk.next + w, walk.channel);
+      }
+}
+
+void visit_all(const ChannelsLastTiling& tiling, Visits& visits) {
+  for (int64_t unit = 0; unit < tiling.units(); ++unit)
+    for (int thread = 0; thread < tiling.block; ++thread) {
+      ChannelsLastWalk walk(tiling, unit, thread);
+      const auto visit_lanes = [&](int lanes) {
+        ASSERT_EQ(walk.next % tiling.width, 0);
+        int64_t channel = walk.channel;
+        for (int w = 0; w < lanes; ++w) {
+          visits.visit(walk.next + w, channel);
+          channel = next_channel(channel, tiling.channels);
+        }
+      };
+      for (; walk.left > 0; --walk.left, walk.step(tiling)) visit_lanes(tiling.width);
+      visit_lanes(walk.short_vector);
+    }
+}
+
+TEST(Walk, VisitsEveryValueOnceAsOneOfItsChannel) {
+  for (const Extent& extent : kExtents)
+    for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16})
+      for (const int64_t multiprocessors : kMultiprocessors) {
+        SCOPED_TRACE(name(extent, dtype, multiprocessors));
+        const LaunchPolicy policy =
+            choose_policy(extent, dtype, 0, true, DeviceLimits{multiprocessors});
+        const bool first = extent.layout == Layout::kChannelsFirst;
+        Visits visits(extent.numel());
+        if (first)
+          visit_all(policy.channels_first, visits);
+        else
+          visit_all(policy.channels_last, visits);
+        ASSERT_EQ(std::count(visits.times.begin(), visits.times.end(), 1), extent.numel());
+        for (int64_t i = 0; i < extent.numel(); ++i)
+          ASSERT_EQ(visits.channel[static_cast<size_t>(i)],
+                    (first ? i / extent.spatial : i) % extent.channels)
+              << "value " << i;
+      }
+}
+
+// Offsets beyond 32 bits: the last values of tensors that are too large to be visited in full.
+TEST(Walk, ReachesTheEndOfTensorsBeyond32Bits) {
+  const int64_t huge = (int64_t{1} << 33) + 8;
+  const Extent extents[] = {
+      {1, 1, huge, Layout::kChannelsFirst},     {huge / 8, 1, 8, Layout::kChannelsFirst},
+      {3, huge / 8, 8, Layout::kChannelsFirst}, {huge / 8, 8, 1, Layout::kChannelsLast},
+      {2, huge, 1, Layout::kChannelsLast},      {1, 3, huge, Layout::kChannelsLast},
+  };
+  for (const Extent& extent : extents) {
+    SCOPED_TRACE(name(extent, DType::kBFloat16, 132));
+    const LaunchPolicy policy = choose_policy(extent, DType::kBFloat16, 0, true, DeviceLimits{132});
+    int64_t end = 0;
+    for (int thread = 0; thread < kBlock; ++thread) {
+      if (extent.layout == Layout::kChannelsFirst) {
+        const ChannelsFirstTiling& tiling = policy.channels_first;
+        if (thread >= tiling.block) break;
+        ChannelsFirstWalk walk(tiling, tiling.units() - 1, thread);
+        for (; walk.left > 0; --walk.left, walk.step(tiling))
+          end = std::max(end, walk.next + tiling.width);
+      } else {
+        const ChannelsLastTiling& tiling = policy.channels_last;
+        ChannelsLastWalk walk(tiling, tiling.units() - 1, thread);
+        for (; walk.left > 0; --walk.left, walk.step(tiling))
+          end = std::max(end, walk.next + tiling.width);
+        if (walk.short_vector > 0) end = std::max(end, walk.next + walk.short_vector);
+      }
+    }
+    EXPECT_EQ(end, extent.numel());
+  }
+}
+
+}  // namespace
+}  // namespace torchbn::cuda
