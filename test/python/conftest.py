@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+import helpers
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a GPU; `pytest -m gpu` runs only these")
+    try:
+        helpers.load_library()
+    except (OSError, FileNotFoundError) as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def restore_threads():
+    """A test that changes the number of threads must not change it for the next one."""
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

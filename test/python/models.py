@@ -1,0 +1,50 @@
+"""Modules on the operator, and torch's modules put on it."""
+
+import types
+
+import torch
+
+
+class BatchNorm(torch.nn.Module):
+    """torch.nn.BatchNorm*d's state with the operator for its forward; scripts, compiles, exports."""
+
+    def __init__(self, channels: int, momentum: float | None = 0.1, eps: float = 1e-5):
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.linspace(0.5, 1.5, channels))
+        self.bias = torch.nn.Parameter(torch.linspace(-1, 1, channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.torchbn.batch_norm(
+            x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
+            self.momentum, self.eps, num_batches_tracked=self.num_batches_tracked)
+
+
+class Net(torch.nn.Module):
+    def __init__(self, momentum: float | None = 0.1):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 8, 3)
+        self.norm = BatchNorm(8, momentum)
+        self.linear = torch.nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.norm(self.convolution(x)).relu().mean([2, 3]))
+
+
+def _forward(self, x):
+    training = self.training or not self.track_running_stats
+    return torch.ops.torchbn.batch_norm(
+        x, self.weight, self.bias, self.running_mean, self.running_var, training, self.momentum,
+        self.eps, num_batches_tracked=self.num_batches_tracked)
+
+
+def replace_batch_norm(model):
+    """Puts every torch batch norm of the model on the operator; returns how many there were."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    for layer in layers:
+        layer.forward = types.MethodType(_forward, layer)
+    return len(layers)

@@ -1,0 +1,189 @@
+"""Grad modes, version counters, saved tensors, autocast: how the operator behaves inside autograd."""
+
+import pytest
+import torch
+
+from helpers import batch_norm, in_layout, parameters, random, statistics
+from reference import Normalization
+
+MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+
+
+def state(device="cpu", channels=3):
+    return (*statistics(channels, device=device), torch.tensor(0, device=device))
+
+
+@MODE
+def test_training_bumps_each_version_counter_once(device, training):
+    mean, var, counter = state(device)
+    x = random((4, 3), device=device).requires_grad_()
+    weight, bias = parameters(3, device=device)
+    before = [t._version for t in (x, weight, bias, mean, var, counter)]
+    batch_norm(x, weight, bias, mean, var, training, num_batches_tracked=counter)
+    bumps = [t._version - b for t, b in zip((x, weight, bias, mean, var, counter), before,
+                                            strict=True)]
+    assert bumps == [0, 0, 0, *([int(training)] * 3)]
+
+
+@MODE
+def test_no_grad_records_nothing_and_still_updates(device, training):
+    mean, var, counter = state(device)
+    x = random((4, 3), device=device).requires_grad_()
+    before = mean._version
+    with torch.no_grad():
+        output = batch_norm(x, None, None, mean, var, training, num_batches_tracked=counter)
+    assert output.grad_fn is None and not output.requires_grad
+    assert counter == int(training) and mean._version == before + int(training)
+    truth = Normalization(x, **({} if training else dict(mean=mean, var=var)))
+    truth.output().check("output", output)
+
+
+@MODE
+def test_inference_mode(device, training):
+    mean, var, counter = state(device)
+    with torch.inference_mode():
+        x = random((4, 3), device=device)
+        output = batch_norm(x, None, None, mean, var, training, num_batches_tracked=counter)
+    assert output.is_inference() and counter == int(training)
+
+
+def test_an_inference_tensor_can_be_updated_only_in_inference_mode(device):
+    with torch.inference_mode():
+        mean, var, counter = state(device)
+        batch_norm(random((4, 3), device=device), None, None, mean, var, True,
+                   num_batches_tracked=counter)
+    before = mean.clone(), var.clone()
+    with pytest.raises(RuntimeError, match="running_mean is an inference tensor.*clone"):
+        batch_norm(random((4, 3), device=device), None, None, mean, var, True,
+                   num_batches_tracked=counter)
+    assert torch.equal(mean, before[0]) and torch.equal(var, before[1]) and counter == 1
+    batch_norm(random((4, 3), device=device), None, None, mean, var, False)
+
+
+@pytest.mark.parametrize("changed", ["input", "weight"])
+@MODE
+def test_changing_a_saved_tensor_is_an_error_in_backward(device, training, changed):
+    x = random((4, 3), device=device).requires_grad_()
+    weight, bias = (p.requires_grad_() for p in parameters(3, device=device))
+    leaf = x * 1
+    output = batch_norm(leaf, weight, bias, *state(device)[:2], training)
+    with torch.no_grad():
+        (leaf if changed == "input" else weight).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+@MODE
+def test_changing_bias_or_output_afterwards_is_fine(device, training):
+    x = random((4, 3), device=device).requires_grad_()
+    weight, bias = (p.requires_grad_() for p in parameters(3, device=device))
+    output = batch_norm(x, weight, bias, *state(device)[:2], training)
+    with torch.no_grad():
+        bias.add_(1)
+    output.mul_(2).sum().backward()
+    assert torch.equal(bias.grad, torch.full((3,), 8.0, device=device))
+
+
+def test_an_evaluation_without_gradient_of_weight_keeps_no_input(device):
+    x = random((4, 3), device=device).requires_grad_()
+    leaf = x * 1
+    output = batch_norm(leaf, *parameters(3, device=device), *state(device)[:2])
+    with torch.no_grad():
+        leaf.zero_()
+    output.sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+@MODE
+def test_backward_uses_the_statistics_of_its_own_forward(device, training):
+    """Two forwards, a training step that changes the buffers, then one backward through both."""
+    mean, var, counter = state(device)
+    weight, bias = (p.requires_grad_() for p in parameters(3, device=device))
+    first, second = (random((6, 3, 4), device=device, mean=m, seed=m).requires_grad_()
+                     for m in (0, 2))
+    truths, outputs = [], []
+    for x in (first, second):
+        given = {} if training else dict(mean=mean.clone(), var=var.clone())
+        truths.append(Normalization(x, weight, bias, **given))
+        outputs.append(batch_norm(x, weight, bias, mean, var, training,
+                                  num_batches_tracked=counter))
+        batch_norm(random((6, 3, 4), device=device, mean=50, std=9), None, None, mean, var, True)
+    mean.zero_()
+    var.fill_(1e6)
+    dy = random((6, 3, 4), device=device, seed=7)
+    (outputs[0] * dy).sum().backward(retain_graph=True)
+    expected = truths[0].gradients(dy)
+    for name, tensor, one in zip(("input", "weight", "bias"), (first, weight, bias), expected,
+                                 strict=True):
+        one.check(name, tensor.grad)
+    weight.grad = bias.grad = None
+    (outputs[1] * dy).sum().backward()
+    for name, tensor, one in zip(("input", "weight", "bias"), (second, weight, bias),
+                                 truths[1].gradients(dy), strict=True):
+        one.check(name, tensor.grad)
+
+
+def test_the_same_statistics_twice_in_one_graph(device):
+    mean, var, counter = state(device)
+    expected_mean, expected_var = mean.clone(), var.clone()
+    x = random((6, 3, 4), device=device).requires_grad_()
+    y = batch_norm(x, None, None, mean, var, True, num_batches_tracked=counter)
+    z = batch_norm(y * 2 + 1, None, None, mean, var, True, num_batches_tracked=counter)
+    z.square().sum().backward()
+    assert counter == 2
+    other = x.detach().clone().requires_grad_()
+    torch_y = torch.nn.functional.batch_norm(other, expected_mean, expected_var, training=True)
+    torch.nn.functional.batch_norm(torch_y * 2 + 1, expected_mean, expected_var, training=True)
+    torch.testing.assert_close(mean, expected_mean)
+    torch.testing.assert_close(var, expected_var)
+
+
+@MODE
+def test_retain_graph_gives_the_same_gradient_again(device, training):
+    x = random((5, 3, 4), device=device).requires_grad_()
+    loss = batch_norm(x, None, None, *state(device)[:2], training).square().sum()
+    first = torch.autograd.grad(loss, x, retain_graph=True)[0]
+    assert torch.equal(first, torch.autograd.grad(loss, x)[0])
+
+
+@MODE
+def test_checkpointing_gives_the_same_gradient(device, training):
+    x = random((5, 3, 4), device=device).requires_grad_()
+    mean, var, _ = state(device)
+
+    def block(x):
+        return batch_norm(x, None, None, mean.clone(), var.clone(), training).square()
+
+    plain = torch.autograd.grad(block(x).sum(), x)[0]
+    again = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
+    assert torch.equal(plain, torch.autograd.grad(again.sum(), x)[0])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_autocast_leaves_the_types_alone(device, layout):
+    convolution = torch.nn.Conv2d(3, 8, 3, device=device)
+    weight, bias = (p.requires_grad_() for p in parameters(8, device=device))
+    mean, var, counter = state(device, 8)
+    x = in_layout(random((2, 3, 6, 6), device=device), layout)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        hidden = convolution(x)
+        output = batch_norm(hidden, weight, bias, mean, var, True, num_batches_tracked=counter)
+        single = batch_norm(x, None, None, training=True)
+    assert hidden.dtype == output.dtype == torch.bfloat16
+    assert single.dtype == mean.dtype == var.dtype == torch.float32
+    assert output.stride() == hidden.stride()
+    Normalization(hidden, weight, bias).output().check("output", output)
+    output.float().square().sum().backward()
+    assert weight.grad.dtype == bias.grad.dtype == torch.float32
+    assert convolution.weight.grad.dtype == torch.float32
+
+
+def test_saved_tensor_hooks_see_what_backward_keeps(device):
+    """The input, the weight and two vectors: nothing of the size of the output."""
+    kept = []
+    x = random((5, 3, 4), device=device).requires_grad_()
+    weight, bias = (p.requires_grad_() for p in parameters(3, device=device))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        batch_norm(x, weight, bias, *state(device)[:2], True)
+    assert sorted(t.numel() for t in kept) == [3, 3, 3, 60]
+    assert next(t for t in kept if t.numel() == 60).data_ptr() == x.data_ptr()

@@ -1,0 +1,183 @@
+"""Inputs, gradients and statistics in any shape and any place in memory."""
+
+import itertools
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from helpers import (DTYPES, LAYOUTS, batch_norm, half_or_float, in_layout, name_of, parameters,
+                     random, statistics, strides)
+from reference import Normalization
+
+
+def check_all(x, dy, weight, bias, mean, var, *, training, momentum=0.1, eps=1e-5):
+    """Output, gradients, running statistics and formats of one call against the formula."""
+    old = mean.clone(), var.clone()
+    leaves = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
+    x = leaves[0]
+    output = batch_norm(x, *(leaves[1:] or (None, None)), mean, var, training, momentum, eps)
+    gradients = torch.autograd.grad(output, leaves, dy)
+
+    given = {} if training else dict(mean=old[0], var=old[1])
+    truth = Normalization(x, weight, bias, eps=eps, **given)
+    truth.output().check("output", output)
+    assert strides(output) == strides(torch.empty_like(x))
+    if training or weight is not None:
+        assert strides(gradients[0]) == strides(torch.empty_like(x))
+    for name, expected, gradient in zip(("grad_input", "grad_weight", "grad_bias"),
+                                        truth.gradients(dy), gradients, strict=False):
+        expected.check(name, gradient)
+    if training:
+        for name, expected, actual in zip(("running_mean", "running_var"),
+                                          truth.running(*old, momentum), (mean, var), strict=True):
+            expected.check(name, actual)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 7), (3, 3, 4, 5), (2, 3, 2, 3, 4)],
+                         ids=lambda s: f"rank{len(s)}")
+def test_every_pair_of_layouts(device, shape, dtype):
+    weight, bias = parameters(3, dtype, device)
+    for (i, first), (j, second) in itertools.product(enumerate(LAYOUTS), repeat=2):
+        x = in_layout(random(shape, dtype, device, seed=i), first)
+        dy = in_layout(random(shape, dtype, device, seed=50 + j), second)
+        for training in (True, False):
+            check_all(x, dy, weight, bias, *statistics(3, dtype, device), training=training)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", pytest.param(
+    "permuted", marks=pytest.mark.xfail(
+        strict=True, reason="backward knows the memory format of an input that it did not save, "
+        "not its strides"))])
+def test_an_evaluation_that_saves_no_input_keeps_the_layout_of_its_gradient(device, layout):
+    x = in_layout(random((4, 3, 5, 6), device=device), layout).requires_grad_()
+    output = batch_norm(x, None, None, *statistics(3, device=device))
+    gradient = torch.autograd.grad(output, x, torch.ones((), device=device).expand(x.shape))[0]
+    assert strides(gradient) == strides(torch.empty_like(x))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_gradient_expanded_from_one_number(device, training):
+    x = random((4, 3, 5, 5), device=device)
+    for like in (x, in_layout(x, "channels_last")):
+        dy = torch.tensor(0.7, device=device).expand(x.shape)
+        check_all(like, dy, *parameters(3, device=device), *statistics(3, device=device),
+                  training=training)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_statistics_may_be_columns_of_one_tensor(device, dtype):
+    memory = random((4, 5), half_or_float(dtype, True), device, mean=2, std=0.1)
+    before = memory.clone()
+    mean, var = memory[:, 1], memory[:, 3]
+    x, dy = random((6, 4, 5), dtype, device), random((6, 4, 5), dtype, device, seed=1)
+    weight, bias = (p.repeat_interleave(3)[::3] for p in parameters(4, dtype, device))
+    check_all(x, dy, weight, bias, mean, var, training=True)
+    assert not torch.equal(memory[:, 1], before[:, 1])
+    assert torch.equal(memory[:, ::2], before[:, ::2]), "wrote between the columns"
+    check_all(x, dy, weight, bias, mean, var, training=False)
+
+
+@pytest.mark.parametrize("shape", [
+    (2, 1), (1, 1, 2), (1, 3, 2), (3, 1, 1, 1), (1, 17, 1, 3), (2, 5, 1, 1), (7, 33), (1, 4, 0x1001),
+    (65, 2, 31), (2, 2, 127), (3, 31, 5, 5), (513, 3), (2, 130, 3, 3), (1, 2, 1, 1, 1, 9),
+], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_edge_sizes(device, shape, layout):
+    x = in_layout(random(shape, device=device, mean=3), layout)
+    dy = random(shape, device=device, seed=1)
+    for training in (True, False):
+        check_all(x, dy, *parameters(shape[1], device=device),
+                  *statistics(shape[1], device=device), training=training)
+
+
+@st.composite
+def views(draw, shape):
+    """A recipe for a view of this shape: the order in which its axes lie in memory, the step along
+    each (0 expands it), and the offset of the first element."""
+    order = draw(st.permutations(range(len(shape))))
+    steps = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, 0]), min_size=len(shape),
+                          max_size=len(shape)))
+    return order, steps, draw(st.integers(0, 3))
+
+
+def build_view(recipe, shape, dtype, seed):
+    order, steps, offset = recipe
+    stored = [1 if steps[a] == 0 else shape[a] * steps[a] for a in order]
+    count = offset + int(torch.tensor(stored).prod())
+    memory = random((count,), dtype, mean=1, std=2, seed=seed)[offset:].view(stored)
+    view = memory.permute([order.index(a) for a in range(len(shape))])
+    view = view[tuple(slice(None, None, max(s, 1)) for s in steps)]
+    return view.expand(shape)
+
+
+@st.composite
+def problems(draw):
+    rank = draw(st.integers(2, 5))
+    shape = draw(st.lists(st.integers(1, 6), min_size=rank, max_size=rank))
+    if shape[0] * torch.tensor([1, *shape[2:]]).prod() == 1:
+        shape[0] = 2
+    return dict(shape=tuple(shape), dtype=draw(st.sampled_from(DTYPES)), x=draw(views(shape)),
+                dy=draw(views(shape)), affine=draw(st.booleans()), wide=draw(st.booleans()),
+                interleaved=draw(st.booleans()), training=draw(st.booleans()),
+                momentum=draw(st.sampled_from([0.0, 0.1, 1.0, -0.5])))
+
+
+@hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@hypothesis.given(problem=problems())
+def test_random_shapes_and_strides(problem):
+    shape, dtype = problem["shape"], problem["dtype"]
+    parameter_type = half_or_float(dtype, problem["wide"])
+    x = build_view(problem["x"], shape, dtype, 0)
+    dy = build_view(problem["dy"], shape, dtype, 1)
+    mean, var = statistics(shape[1], parameter_type)
+    if problem["interleaved"]:
+        mean, var = torch.stack([mean, var], 1).unbind(1)
+    affine = parameters(shape[1], parameter_type) if problem["affine"] else (None, None)
+    check_all(x, dy, *affine, mean, var, training=problem["training"],
+              momentum=problem["momentum"])
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4, 4), (4, 3, 0, 5), (4, 0, 2, 2), (0, 0)],
+                         ids=str)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_an_empty_batch_is_no_batch(device, shape, training):
+    x = torch.empty(shape, device=device, requires_grad=True)
+    weight, bias = (p.requires_grad_() for p in parameters(shape[1], device=device))
+    mean, var = statistics(shape[1], device=device)
+    counter = torch.tensor(5, device=device)
+    old = mean.clone(), var.clone()
+    output = batch_norm(x, weight, bias, mean, var, training, num_batches_tracked=counter)
+    assert output.shape == x.shape
+    output.sum().backward()
+    assert x.grad.shape == x.shape
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
+    assert torch.equal(bias.grad, torch.zeros_like(bias))
+    assert torch.equal(mean, old[0]) and torch.equal(var, old[1]) and counter == 5
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("shape", [(64, 24, 9, 9), (2, 3, 150, 151), (3000, 20), (4, 64, 5),
+                                   (1, 1, 40000)], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_any_number_of_threads_gives_the_same_bits(shape, dtype, layout):
+    def compute():
+        x = in_layout(random(shape, dtype, mean=1), layout).requires_grad_()
+        dy = in_layout(random(shape, dtype, seed=1), layout)
+        weight, bias = (p.requires_grad_() for p in parameters(shape[1], dtype))
+        mean, var = statistics(shape[1], dtype)
+        results = []
+        for training in (True, False):
+            output = batch_norm(x, weight, bias, mean, var, training)
+            results += [output, *torch.autograd.grad(output, (x, weight, bias), dy)]
+        return [*results, mean, var]
+
+    results = []
+    for threads in (1, 2, 3, 4):
+        torch.set_num_threads(threads)
+        results.append(compute())
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
