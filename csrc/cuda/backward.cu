@@ -42,9 +42,11 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 cudaError_t launch_reduce(const BackwardProblem& problem, const Launch& launch) {
+  // Without an input the gradient is read in its place: from the cache, the line being there.
+  const void* const input = problem.input != nullptr ? problem.input : problem.grad_output;
   return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
     const GradientReduction<T, kWidth> reduction{static_cast<const T*>(problem.grad_output),
-                                                 static_cast<const T*>(problem.input), problem.mean,
+                                                 static_cast<const T*>(input), problem.mean,
                                                  launch.policy.aligned};
     return launch_reduction(reduction, tiling, partial_sums<GradientSums>(launch), launch.stream);
   });

@@ -9,6 +9,10 @@ namespace torchbn::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
+// Blocks that a multiprocessor can hold, which leaves a thread 128 registers: one block alone would
+// leave memory idle while it merges.
+inline constexpr int kMinBlocks = 2;
+
 __device__ inline ShiftedSums shuffle_down(const ShiftedSums& sums, int delta, int width) {
   return {__shfl_down_sync(kAllLanes, sums.first, delta, width),
           __shfl_down_sync(kAllLanes, sums.second, delta, width)};
@@ -49,7 +53,7 @@ __device__ Sums merge_block(Sums sums, Sums* shared) {
 // takes vectors of it. Thread 0 stores the unit's sums: partials is [splits, C], which is the order
 // of the units.
 template <typename Reduction>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, kMinBlocks)
     reduce_channels_first(const Reduction reduction, const ChannelsFirstTiling tiling,
                           typename Reduction::Sums* partials) {
   using Sums = typename Reduction::Sums;
@@ -83,7 +87,7 @@ __device__ void merge_stack(Sums* stack, int height, int width) {
 // virtual row it is also, and is merged as, a stack of rows of C values. partials is
 // [splits, partial_row], to be read as [parts, C].
 template <typename Reduction>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, kMinBlocks)
     reduce_channels_last(const Reduction reduction, const ChannelsLastTiling tiling,
                          typename Reduction::Sums* partials) {
   using Sums = typename Reduction::Sums;

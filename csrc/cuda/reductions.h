@@ -18,7 +18,6 @@ namespace torchbn::cuda {
 // The moments of the input about each channel's first value.
 template <typename T, int kWidth>
 struct MomentReduction {
-  using Value = T;
   using Sums = ShiftedSums;
   using Center = Compute<T>;
   static constexpr int kVectorWidth = kWidth;
@@ -58,11 +57,10 @@ struct MomentReduction {
   }
 };
 
-// The sums of the gradients, about the high part of the mean. Without an input (none is kept where
-// weight needs no gradient) only sum(dy) has a meaning.
+// The sums of the gradients, about the high part of the mean. Where there is no input (none is kept
+// where weight needs no gradient) any tensor of its size will do: only sum(dy) has a meaning then.
 template <typename T, int kWidth>
 struct GradientReduction {
-  using Value = T;
   using Sums = GradientSums;
   using Center = Compute<T>;
   static constexpr int kVectorWidth = kWidth;
@@ -88,8 +86,8 @@ struct GradientReduction {
     return static_cast<Center>(mean[channel]);
   }
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
-    const Vector<T, kWidth> dy = load_vector<T, kWidth>(grad_output + offset, aligned);
-    return {dy, input ? load_vector<T, kWidth>(input + offset, aligned) : dy};
+    return {load_vector<T, kWidth>(grad_output + offset, aligned),
+            load_vector<T, kWidth>(input + offset, aligned)};
   }
   template <int kCount>
   TORCHBN_HOST_DEVICE static void put(Packet<kCount>& packet, int at, const Item& item, int lane) {
@@ -97,8 +95,7 @@ struct GradientReduction {
     packet.x[at] = to_compute(item.x.lane[lane]);
   }
   TORCHBN_HOST_DEVICE Packet<1> load_one(int64_t offset) const {
-    const Compute<T> dy = to_compute(grad_output[offset]);
-    return {{dy}, {input ? to_compute(input[offset]) : dy}};
+    return {{to_compute(grad_output[offset])}, {to_compute(input[offset])}};
   }
   template <int kCount>
   TORCHBN_HOST_DEVICE static void add(Sums& sums, const Packet<kCount>& packet, Center center) {

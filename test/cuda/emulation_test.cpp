@@ -151,7 +151,7 @@ void check(const Extent& extent, const LaunchPolicy& policy, const Tiling& tilin
   const GradientReduction<T, kWidth> gradient{dy, x, means.data(), aligned};
   const auto sums = reduce(gradient, tiling);
   const auto bias_sums =
-      reduce(GradientReduction<T, kWidth>{dy, nullptr, means.data(), aligned}, tiling);
+      reduce(GradientReduction<T, kWidth>{dy, dy, means.data(), aligned}, tiling);
   std::vector<GradientCoefficients<Compute<T>>> coefficients;
   for (int64_t c = 0; c < extent.channels; ++c) {
     const size_t at = static_cast<size_t>(c);
