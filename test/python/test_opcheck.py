@@ -1,7 +1,5 @@
 """torch.library.opcheck on every operator: schema, fake kernels, autograd registration, AOT."""
 
-import itertools
-
 import pytest
 import torch
 from torch.library import opcheck
@@ -77,7 +75,7 @@ def test_backward(device, shape, layout, dtype, needs, training):
                 (grad_output, None, None, mean, invstd, training, *needs), **TOLERANCE)
 
 
-@pytest.mark.parametrize("batch, channels", itertools.product([0, 2], [0, 3]))
+@pytest.mark.parametrize("batch, channels", [(0, 0), (0, 3), (2, 0), (2, 3)])
 def test_empty_and_full(batch, channels):
     x = torch.zeros(batch, channels, 4)
     opcheck(OPS.batch_norm_train.default, (x, None, None, None, None, None, 0.1, 1e-5))

@@ -1,0 +1,249 @@
+"""What only a GPU can show: agreement with the CPU, streams, graphs, large and awkward tensors."""
+
+import pytest
+import torch
+
+from helpers import DTYPES, batch_norm, half_or_float, in_layout, name_of, parameters, random, \
+    statistics
+from reference import Normalization
+
+pytestmark = pytest.mark.gpu
+MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+LAYOUT = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+
+
+def run(x, dy, affine, buffers, training):
+    """Output and gradients of one call; the buffers are updated."""
+    leaves = [t.detach().requires_grad_() for t in (x, *affine)]
+    output = batch_norm(*leaves, *buffers[:2], training, 0.1, 1e-5,
+                        num_batches_tracked=buffers[2])
+    return [output.detach(), *torch.autograd.grad(output, leaves, dy)]
+
+
+def problem(shape, dtype=torch.float32, device="cuda", layout="contiguous"):
+    parameter_type = half_or_float(dtype, True)
+    x = in_layout(random(shape, dtype, device, mean=1, std=2), layout)
+    dy = in_layout(random(shape, dtype, device, seed=5), layout)
+    buffers = [*statistics(shape[1], parameter_type, device), torch.tensor(3, device=device)]
+    return x, dy, parameters(shape[1], parameter_type, device), buffers
+
+
+def check(x, dy, affine, buffers, training):
+    old = [b.clone() for b in buffers]
+    results = run(x, dy, affine, buffers, training)
+    given = {} if training else dict(mean=old[0], var=old[1])
+    truth = Normalization(x, *affine, **given)
+    for name, expected, actual in zip(("output", "grad_input", "grad_weight", "grad_bias"),
+                                      (truth.output(), *truth.gradients(dy)), results, strict=True):
+        expected.check(name, actual)
+    if training:
+        for name, expected, actual in zip(("running_mean", "running_var"),
+                                          truth.running(*old[:2], 0.1), buffers[:2], strict=True):
+            expected.check(name, actual)
+    assert buffers[2] == old[2] + int(training)
+
+
+FEW_CHANNELS = [(2, 1, 300, 300), (20, 6, 4096), (1, 3, 70001), (8, 2, 64, 64), (100000, 2),
+                (3, 1, 2, 2), (1, 1, 2), (1, 16, 33, 35)]
+
+
+@pytest.mark.parametrize("shape", [*FEW_CHANNELS, (32, 64, 14, 14), (8, 256, 7, 7), (64, 513),
+                                   (2, 2048, 3, 3), (2, 33, 3, 5, 7)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@LAYOUT
+@MODE
+def test_shapes_that_want_different_launches(shape, dtype, layout, training):
+    check(*problem(shape, dtype, layout=layout), training)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@LAYOUT
+@MODE
+def test_cuda_equals_cpu(dtype, layout, training):
+    """Both are within the formula's bound, so they differ by two bounds at most."""
+    results, truths = [], []
+    for device in ("cpu", "cuda"):
+        x, dy, affine, buffers = problem((6, 37, 11, 13), dtype, device, layout)
+        truth = Normalization(x, *affine, **({} if training else
+                                             dict(mean=buffers[0], var=buffers[1])))
+        results.append(run(x, dy, affine, buffers, training))
+        truths = [truth.output(), *truth.gradients(dy)]
+    for name, expected, cpu, cuda in zip(("output", "input", "weight", "bias"), truths, *results,
+                                         strict=True):
+        expected.bound = 2 * expected.bound
+        expected.value = expected.value * 0 + cpu.double().numpy().reshape(expected.value.shape)
+        expected.check(name, cuda)
+        assert cpu.stride() == cuda.stride()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("offset", [1, 2, 3, 5, 7, 8])
+@MODE
+def test_slices_that_start_anywhere(dtype, offset, training):
+    shape = (4, 6, 9, 16)
+    x, dy, affine, buffers = problem(shape, dtype)
+    memory = x.new_full((x.numel() + 16,), 1e4)
+    moved = memory[offset:offset + x.numel()].view(shape).copy_(x)
+    check(moved, dy, affine, buffers, training)
+    assert (memory[:offset] == 1e4).all() and (memory[offset + x.numel():] == 1e4).all()
+    statistic = buffers[0].new_empty(8)[offset % 3:][:6].copy_(buffers[0])
+    check(x, moved, affine, [statistic, *buffers[1:]], training)
+
+
+@pytest.mark.parametrize("shape", [*FEW_CHANNELS, (32, 64, 28, 28), (8192, 96)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
+@LAYOUT
+def test_every_run_gives_the_same_bits(shape, dtype, layout):
+    x, dy, affine, buffers = problem(shape, dtype, layout=layout)
+    runs = []
+    for _ in range(4):
+        own = [b.clone() for b in buffers]
+        runs.append([*run(x, dy, affine, own, True), *own])
+    for other in runs[1:]:
+        for a, b in zip(runs[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
+@pytest.mark.parametrize("shape", [(8, 16, 12, 12), (2, 2, 200, 200)], ids=str)
+@LAYOUT
+def test_a_captured_graph_replays_with_the_counter_advancing(momentum, shape, layout):
+    x, dy, affine, buffers = problem(shape, layout=layout)
+    leaves = [t.clone().requires_grad_() for t in (x, *affine)]
+    initial = [b.clone() for b in buffers]
+
+    def step():
+        output = batch_norm(*leaves, *buffers[:2], True, momentum, num_batches_tracked=buffers[2])
+        return [output, *torch.autograd.grad(output, leaves, dy)]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    for buffer, value in zip(buffers, initial, strict=True):
+        buffer.copy_(value)
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    assert buffers[2] == initial[2], "capturing must not run anything"
+
+    eager_buffers = [b.clone() for b in initial]
+    for replay in range(3):
+        batch = in_layout(random(shape, device="cuda", mean=replay, seed=replay), layout)
+        with torch.no_grad():
+            leaves[0].copy_(batch)
+        graph.replay()
+        eager = [t.detach().clone().requires_grad_() for t in leaves]
+        output = batch_norm(*eager, *eager_buffers[:2], True, momentum,
+                            num_batches_tracked=eager_buffers[2])
+        expected = [output, *torch.autograd.grad(output, eager, dy)]
+        for a, b in zip([*captured, *buffers], [*expected, *eager_buffers], strict=True):
+            assert torch.equal(a, b)
+        assert buffers[2] == initial[2] + replay + 1
+
+
+@LAYOUT
+def test_work_is_queued_on_the_current_stream(layout):
+    """The input is written late on a side stream: work on another stream would read zeros."""
+    x, dy, affine, buffers = problem((16, 8, 32, 32), layout=layout)
+    late = torch.zeros_like(x)
+    side = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        late.copy_(x)
+        found = run(late, dy, affine, [b.clone() for b in buffers], True)
+    side.synchronize()
+    for a, b in zip(found, run(x, dy, affine, buffers, True), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_calls_return_before_the_gpu_is_done():
+    x, dy, affine, buffers = problem((16, 8, 32, 32))
+    run(x, dy, affine, buffers, True)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(2_000_000_000)
+        run(x, dy, affine, buffers, True)
+        busy = not torch.cuda.current_stream().query()
+    torch.cuda.synchronize()
+    assert busy, "the operator waited for the device"
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_device_is_the_inputs():
+    x, dy, affine, buffers = problem((4, 3, 8, 8), device="cuda:1")
+    check(x, dy, affine, buffers, True)
+    assert torch.cuda.current_device() == 0
+
+
+def test_a_parameter_on_another_device_is_refused():
+    with pytest.raises(RuntimeError, match="weight must be on input's device, cuda:0"):
+        batch_norm(random((4, 3), device="cuda"), torch.ones(3), training=True)
+
+
+def pieces_of(shape, limit=2**26):
+    """Slices that cover a tensor [N, C, S] with little more than `limit` elements each."""
+    images, length = max(1, limit // (shape[1] * shape[2])), limit // shape[1]
+    return [(slice(n, n + images), slice(None), slice(s, s + length))
+            for n in range(0, shape[0], images) for s in range(0, shape[2], length)]
+
+
+@LAYOUT
+@pytest.mark.parametrize("shape", [(2**15 + 8, 2, 2**15), (3, 1, 2**30)], ids=str)
+def test_more_elements_than_an_int_counts(layout, shape):
+    """bfloat16, against float64 computed piece by piece."""
+    numel = shape[0] * shape[1] * shape[2]
+    needed = 4 * 2 * numel + 2**33  # four tensors, and some pieces in float64
+    if torch.cuda.mem_get_info()[0] < needed:
+        pytest.skip(f"needs {needed / 2**30:.0f} GiB of GPU memory")
+    check_in_pieces(shape, layout, "cuda")
+
+
+def check_in_pieces(shape, layout, device):
+    pieces = pieces_of(shape)
+    count = shape[0] * shape[2]
+    options = dict(dtype=torch.bfloat16, device=device)
+    if layout == "channels_last":
+        x = torch.empty(shape[0], shape[2], shape[1], **options).transpose(1, 2)
+    else:
+        x = torch.empty(shape, **options)
+    torch.manual_seed(0)
+    for piece in pieces:
+        x[piece] = torch.randn_like(x[piece]) * 2 + 1
+    x[-1, -1, -100:] += 300  # a mistake in the last elements must show
+    dy = x.clamp(min=0)
+
+    def mean_of(function):
+        return sum(function(p).sum((0, 2)) for p in pieces)[:, None] / count
+
+    def xhat(piece):
+        return (x[piece].double() - mean) / std
+
+    mean = mean_of(lambda p: x[p].double())
+    var = mean_of(lambda p: (x[p].double() - mean).square())
+    std = var.sqrt()
+    along_one = mean_of(lambda p: dy[p].double())
+    along_xhat = mean_of(lambda p: dy[p].double() * xhat(p))
+
+    running_mean, running_var = (torch.zeros(shape[1], device=device) for _ in range(2))
+    leaf = x.detach().requires_grad_()
+    output = batch_norm(leaf, None, None, running_mean, running_var, True, 1.0, 0.0)
+    gradient = torch.autograd.grad(output, leaf, dy)[0]
+    output = output.detach()
+
+    torch.testing.assert_close(running_mean.double(), mean[:, 0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(running_var.double(), var[:, 0] * count / (count - 1), rtol=1e-6,
+                               atol=0)
+    half_unit, single = 0.51 * 2**-7, 2**-23  # of bfloat16's value, of float32's one
+    for piece in pieces:
+        h = xhat(piece)
+        assert ((output[piece] - h).abs() <= half_unit * h.abs() + 4 * single * (h.abs() + 1)).all()
+        grad = dy[piece].double()
+        expected = (grad - along_one - h * along_xhat) / std
+        size = (grad.abs() + along_one + h.abs() * along_xhat.abs()) / std
+        assert ((gradient[piece] - expected).abs()
+                <= half_unit * expected.abs() + 12 * single * size).all()
