@@ -73,13 +73,15 @@ class ChannelsFirst {
   bool maps() const { return dx_ != nullptr; }
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     if (problem_.training)
-      vec_.gradient(dy_ + offset, x_ + offset, dx_ + offset, strip, training_maps_[channel]);
+      vec_.gradient(dy_ + offset, x_ + offset, dx_ + offset, strip, training_maps_[channel],
+                    past_cache_);
     else
-      vec_.affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_[channel]);
+      vec_.affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_[channel], past_cache_);
   }
 
  private:
   const BackwardProblem& problem_;
+  const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);
@@ -127,14 +129,16 @@ class ChannelsLast {
   void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
     if (problem_.training)
       vec_.column_gradient(dy_ + offset, x_ + offset, dx_ + offset, strip,
-                           training_maps_.from(column));
+                           training_maps_.from(column), past_cache_);
     else
-      vec_.column_affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_.from(column));
+      vec_.column_affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_.from(column),
+                         past_cache_);
   }
 
  private:
   const BackwardProblem& problem_;
   const Table2d& table_;
+  const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "core/dtype.h"
 #include "core/extent.h"
 
@@ -23,6 +25,14 @@ void with_type(DType dtype, const F& f) {
 // A plane of one value makes the two layouts the same; channels-last then has the longer runs.
 inline bool runs_channels_first(const Extent& e) {
   return e.layout == Layout::kChannelsFirst && e.spatial > 1;
+}
+
+// Input and output together leave the last-level cache: an ordinary store would fetch each line it
+// overwrites from memory, and evict what is read again. The size is that of one core complex of
+// current servers; sysconf is no guide, virtual machines report the host's total.
+inline bool past_cache(const Extent& e, int64_t element_size) {
+  constexpr int64_t kCacheBytes = 32 * 1024 * 1024;
+  return 2 * e.numel() * element_size > kCacheBytes;
 }
 
 }  // namespace torchbn::cpu

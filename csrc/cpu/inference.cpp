@@ -42,11 +42,12 @@ class ChannelsFirst {
   }
 
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
-    vec_.affine(x_ + offset, y_ + offset, strip, maps_[channel]);
+    vec_.affine(x_ + offset, y_ + offset, strip, maps_[channel], past_cache_);
   }
 
  private:
   const InferenceProblem& problem_;
+  const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
@@ -67,11 +68,12 @@ class ChannelsLast {
   }
 
   void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
-    vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column));
+    vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column), past_cache_);
   }
 
  private:
   const InferenceProblem& problem_;
+  const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);

@@ -48,9 +48,10 @@ struct AffineStream {
   TORCHBN_ALWAYS_INLINE AffineStream operator+(int64_t offset) const {
     return {x + offset, y + offset};
   }
-  template <typename Map>
+  TORCHBN_ALWAYS_INLINE T* to() const { return y; }
+  template <bool kStream, typename Map>
   TORCHBN_ALWAYS_INLINE void apply(const Map& map) const {
-    store(y, map(load<kWidth<Compute<T>>>(x)));
+    store<kStream>(y, map(load<kWidth<Compute<T>>>(x)));
   }
   template <typename Apply>
   TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {
@@ -70,10 +71,11 @@ struct GradientStream {
   TORCHBN_ALWAYS_INLINE GradientStream operator+(int64_t offset) const {
     return {dy + offset, x + offset, dx + offset};
   }
-  template <typename Map>
+  TORCHBN_ALWAYS_INLINE T* to() const { return dx; }
+  template <bool kStream, typename Map>
   TORCHBN_ALWAYS_INLINE void apply(const Map& map) const {
     constexpr int kN = kWidth<Compute<T>>;
-    store(dx, map(load<kN>(dy), load<kN>(x)));
+    store<kStream>(dx, map(load<kN>(dy), load<kN>(x)));
   }
   template <typename Apply>
   TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {
@@ -91,13 +93,14 @@ struct GradientStream {
 constexpr int64_t kMapRows = 4;
 
 // `block` is the same block of kLanes columns in each of `rows` rows.
-template <typename T, typename Stream, typename Map>
+template <typename T, bool kStream, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_block(const Stream& block, int64_t rows, int64_t stride,
                                      const Map& map, int64_t column) {
   unroll<kMapRegisters<T>>([&](auto i) __attribute__((always_inline)) {
     const int64_t lane = i * kWidth<Compute<T>>;
     const auto registers = coefficients(map, column + lane);
-    for (int64_t row = 0; row < rows; ++row) (block + (row * stride + lane)).apply(registers);
+    for (int64_t row = 0; row < rows; ++row)
+      (block + (row * stride + lane)).template apply<kStream>(registers);
   });
 }
 
@@ -105,55 +108,89 @@ template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, int64_t rows, const Strip& strip,
                                     const Map& map) {
   const int64_t whole = strip.length / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) map_block<T>(stream + i, rows, strip.stride, map, i);
+  for (int64_t i = 0; i < whole; i += kLanes)
+    map_block<T, false>(stream + i, rows, strip.stride, map, i);
   if (whole == strip.length) return;
   if (whole > 0) {
     const int64_t i = strip.length - kLanes;
-    map_block<T>(stream + i, rows, strip.stride, map, i);
+    map_block<T, false>(stream + i, rows, strip.stride, map, i);
   } else {
     for (int64_t row = 0; row < rows; ++row)
       (stream + row * strip.stride)
           .apply_short(
               strip.length, [&](const Stream& buffer) __attribute__((always_inline)) {
-                map_block<T>(buffer, 1, 0, map, 0);
+                map_block<T, false>(buffer, 1, 0, map, 0);
               });
   }
 }
 
+// kLanes elements; a register is stored at a multiple of its size then.
+template <typename T>
+constexpr int64_t kBlockBytes = kLanes * sizeof(T) < 64 ? kLanes * sizeof(T) : 64;
+
+// One row past the caches. Such stores must be aligned: the unaligned ends of the row are stored
+// as usual.
 template <typename T, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map) {
-  for (int64_t row = 0; row < strip.rows; ++row)
-    map_rows<T>(stream + row * strip.stride, 1, strip, map);
+TORCHBN_ALWAYS_INLINE void map_row_streaming(const Stream& stream, int64_t length, const Map& map) {
+  const auto misaligned =
+      static_cast<int64_t>(reinterpret_cast<uintptr_t>(stream.to()) % kBlockBytes<T>);
+  int64_t i = 0;
+  if (misaligned != 0) {
+    map_block<T, false>(stream, 1, 0, map, 0);
+    i = (kBlockBytes<T> - misaligned) / static_cast<int64_t>(sizeof(T));
+  }
+  for (; i + kLanes <= length; i += kLanes) map_block<T, true>(stream + i, 1, 0, map, i);
+  if (i < length) map_block<T, false>(stream + (length - kLanes), 1, 0, map, length - kLanes);
+}
+
+// Rows shorter than this have too many ends, unless they are whole cache lines.
+constexpr int64_t kLeastStreamedBytes = 1024;
+
+template <typename T>
+TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  const bool lines = reinterpret_cast<uintptr_t>(to) % 64 == 0 && strip.length % kLine == 0 &&
+                     (strip.rows == 1 || strip.stride % kLine == 0);
+  return lines || strip.length * static_cast<int64_t>(sizeof(T)) >= kLeastStreamedBytes;
 }
 
 template <typename T, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_panel(const Stream& stream, const Strip& strip, const Map& map) {
+TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map,
+                                     bool past_cache, int64_t rows_together) {
+  if (past_cache && streams(stream.to(), strip)) {
+    for (int64_t row = 0; row < strip.rows; ++row)
+      map_row_streaming<T>(stream + row * strip.stride, strip.length, map);
+    store_fence();
+    return;
+  }
   int64_t row = 0;
-  for (; row + kMapRows <= strip.rows; row += kMapRows)
-    map_rows<T>(stream + row * strip.stride, kMapRows, strip, map);
+  if (rows_together > 1 && !past_cache)
+    for (; row + kMapRows <= strip.rows; row += kMapRows)
+      map_rows<T>(stream + row * strip.stride, kMapRows, strip, map);
   for (; row < strip.rows; ++row) map_rows<T>(stream + row * strip.stride, 1, strip, map);
 }
 
 template <typename T>
-void affine(const T* x, T* y, const Strip& strip, const Affine<Compute<T>>& map) {
-  map_strip<T>(AffineStream<T>{x, y}, strip, map);
+void affine(const T* x, T* y, const Strip& strip, const Affine<Compute<T>>& map, bool past_cache) {
+  map_strip<T>(AffineStream<T>{x, y}, strip, map, past_cache, 1);
 }
 
 template <typename T>
 void gradient(const T* dy, const T* x, T* dx, const Strip& strip,
-              const GradientCoefficients<Compute<T>>& map) {
-  map_strip<T>(GradientStream<T>{dy, x, dx}, strip, map);
+              const GradientCoefficients<Compute<T>>& map, bool past_cache) {
+  map_strip<T>(GradientStream<T>{dy, x, dx}, strip, map, past_cache, 1);
 }
 
 template <typename T>
-void column_affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& map) {
-  map_panel<T>(AffineStream<T>{x, y}, strip, map);
+void column_affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& map,
+                   bool past_cache) {
+  map_strip<T>(AffineStream<T>{x, y}, strip, map, past_cache, kMapRows);
 }
 
 template <typename T>
 void column_gradient(const T* dy, const T* x, T* dx, const Strip& strip,
-                     const GradientCoefficients<const Compute<T>*>& map) {
-  map_panel<T>(GradientStream<T>{dy, x, dx}, strip, map);
+                     const GradientCoefficients<const Compute<T>*>& map, bool past_cache) {
+  map_strip<T>(GradientStream<T>{dy, x, dx}, strip, map, past_cache, kMapRows);
 }
 
 }  // namespace

@@ -28,6 +28,7 @@ struct alignas(64) Lanes {
 };
 
 // The outputs must not overlap the inputs: the end of a run is written twice.
+// `past_cache` asks for stores that spare the caches: for results that no cache would keep.
 template <typename T>
 struct Primitives {
   using Value = Compute<T>;
@@ -37,9 +38,9 @@ struct Primitives {
   void (*add_moments)(const T* x, const Strip& strip, double pivot, Lanes& sums);
   // sum(dy), sum(dy * (x - mean))
   void (*add_gradient)(const T* dy, const T* x, const Strip& strip, double mean, Lanes& sums);
-  void (*affine)(const T* x, T* y, const Strip& strip, const Affine<Value>& map);
+  void (*affine)(const T* x, T* y, const Strip& strip, const Affine<Value>& map, bool past_cache);
   void (*gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
-                   const GradientCoefficients<Value>& map);
+                   const GradientCoefficients<Value>& map, bool past_cache);
 
   // A strip of strip.length channels: one pivot, sum and coefficient per column. The arrays have
   // room for at least kLanes columns.
@@ -47,9 +48,10 @@ struct Primitives {
                              double* second);
   void (*add_column_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
                               double* first, double* second);
-  void (*column_affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& map);
+  void (*column_affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& map,
+                        bool past_cache);
   void (*column_gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
-                          const GradientCoefficients<const Value*>& map);
+                          const GradientCoefficients<const Value*>& map, bool past_cache);
 };
 
 struct Table {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "core/dtype.h"
-#if defined(__F16C__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -120,29 +120,62 @@ TORCHBN_ALWAYS_INLINE Register<double> load_double(const double* from) {
   return load<kWidth<double>>(from);
 }
 
-TORCHBN_ALWAYS_INLINE void store(float* to, Register<float> value) {
+// Stores one register of results; past the caches if asked to, at an aligned address then.
+template <bool kStream, typename V>
+TORCHBN_ALWAYS_INLINE void put(void* to, V value) {
+#if defined(__SSE2__)
+  if constexpr (kStream) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64)
+      return _mm512_stream_si512(static_cast<__m512i*>(to), bit_cast<__m512i>(value));
+#endif
+#if defined(__AVX2__)
+    if constexpr (sizeof(V) == 32)
+      return _mm256_stream_si256(static_cast<__m256i*>(to), bit_cast<__m256i>(value));
+#endif
+    if constexpr (sizeof(V) == 16)
+      return _mm_stream_si128(static_cast<__m128i*>(to), bit_cast<__m128i>(value));
+  }
+#endif
   store_bits(to, value);
 }
 
+// Orders the stores past the caches before what follows.
+TORCHBN_ALWAYS_INLINE void store_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+template <bool kStream>
+TORCHBN_ALWAYS_INLINE void store(float* to, Register<float> value) {
+  put<kStream>(to, value);
+}
+
+template <bool kStream>
 TORCHBN_ALWAYS_INLINE void store(double* to, Register<double> value) {
-  store_bits(to, value);
+  put<kStream>(to, value);
 }
 
 // To nearest, ties to even, by integer arithmetic: the hardware's conversion flushes subnormals.
+template <bool kStream>
 TORCHBN_ALWAYS_INLINE void store(BFloat16* to, Register<float> value) {
   using Bits = Register<uint32_t>;
   const Bits bits = bit_cast<Bits>(value);
   const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Bits quiet = (bits >> 16) | 0x0040u;
   const Bits chosen = value != value ? quiet : rounded;
-  store_bits(to, __builtin_convertvector(chosen, Vector<uint16_t, kWidth<float>>));
+  put<kStream>(to, __builtin_convertvector(chosen, Vector<uint16_t, kWidth<float>>));
 }
 
+template <bool kStream>
 TORCHBN_ALWAYS_INLINE void store(Float16* to, Register<float> value) {
 #if defined(__AVX512F__)
-  store_bits(to, _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
+  // The form without a mask warns of an uninitialised register in GCC 12.
+  put<kStream>(to,
+               _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
-  store_bits(to, _mm256_cvtps_ph(bit_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
+  put<kStream>(to, _mm256_cvtps_ph(bit_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < kWidth<float>; ++i) to[i] = narrow<Float16>(value[i]);
 #endif

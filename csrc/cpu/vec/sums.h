@@ -67,6 +67,9 @@ struct Moments {
   const T* x;
 
   TORCHBN_ALWAYS_INLINE Moments operator+(int64_t offset) const { return {x + offset}; }
+  // Into the second-level cache: rows a power of two apart share few sets of the first, where two
+  // of these streams would evict each other (half the speed at 256 channels of float).
+  TORCHBN_ALWAYS_INLINE void prefetch() const { __builtin_prefetch(x, 0, 2); }
   TORCHBN_ALWAYS_INLINE Moments copy(int64_t length, T (*buffer)[kLanes]) const {
     for (int64_t i = 0; i < length; ++i) buffer[0][i] = x[i];
     return {buffer[0]};
@@ -91,6 +94,10 @@ struct Gradients {
   TORCHBN_ALWAYS_INLINE Gradients operator+(int64_t offset) const {
     return {dy + offset, x + offset};
   }
+  TORCHBN_ALWAYS_INLINE void prefetch() const {
+    __builtin_prefetch(dy, 0, 2);
+    __builtin_prefetch(x, 0, 2);
+  }
   TORCHBN_ALWAYS_INLINE Gradients copy(int64_t length, T (*buffer)[kLanes]) const {
     for (int64_t i = 0; i < length; ++i) {
       buffer[0][i] = dy[i];
@@ -114,6 +121,10 @@ struct Gradients {
   }
 };
 
+// Rows of one channel lie far apart: towards the end of a row the start of the next, this many
+// blocks, is prefetched. The hardware would notice too late, and not cross the page.
+constexpr int64_t kAhead = 64;
+
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, double pivot_value,
                                      Lanes& lanes) {
@@ -124,8 +135,15 @@ TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, d
   const int64_t tail = strip.length % kLanes;
   for (int64_t row = 0; row < strip.rows; ++row) {
     const Source run = source + row * strip.stride;
-    for (int64_t block = 0; block < blocks; ++block)
+    const int64_t unhurried = blocks > kAhead ? blocks - kAhead : 0;
+    const Source next = run + (strip.stride - unhurried * kLanes);
+    int64_t block = 0;
+    for (; block < unhurried; ++block)
       (run + block * kLanes).template add<false>(sums, pivot, nullptr);
+    for (; block < blocks; ++block) {
+      (next + block * kLanes).prefetch();
+      (run + block * kLanes).template add<false>(sums, pivot, nullptr);
+    }
     if (tail == 0) continue;
     if (blocks > 0) {
       (run + (strip.length - kLanes)).template add<true>(sums, pivot, kMask + tail);
@@ -137,8 +155,8 @@ TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, d
   sums.store(lanes.first, lanes.second);
 }
 
-// Rows that share one load and store of their columns' sums: enough to make these cheap, few
-// enough that the prefetchers follow every row.
+// Rows that share one load and store of their columns' sums: enough to make these cheap. The
+// hardware follows few streams, so the next rows are prefetched while these are summed.
 constexpr int64_t kSumRows = 8;
 
 template <typename T, bool kMasked, typename Source>
@@ -148,8 +166,10 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
   const LanePivots pivot(pivots);
   Accumulator sums;
   sums.load(first, second);
-  for (int64_t row = 0; row < rows; ++row)
+  for (int64_t row = 0; row < rows; ++row) {
+    (source + (row + kSumRows) * stride).prefetch();
     (source + row * stride).template add<kMasked>(sums, pivot, mask);
+  }
   sums.store(first, second);
 }
 
