@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from helpers import batch_norm, strides
+
 Real = np.longdouble
 EPS64 = Real(2) ** -52
 
@@ -154,3 +156,30 @@ def _channels(vector):
 
 def _mean(values):
     return values.mean(axis=(0, 2))
+
+
+def check_all(x, dy, weight, bias, mean, var, counter=None, *, training, momentum=0.1, eps=1e-5):
+    """Output, gradients, running statistics and formats of one call against the formula."""
+    old = mean.clone(), var.clone()
+    count = 0 if counter is None else counter.item()
+    leaves = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
+    x = leaves[0]
+    output = batch_norm(x, *(leaves[1:] or (None, None)), mean, var, training, momentum, eps,
+                        num_batches_tracked=counter)
+    gradients = torch.autograd.grad(output, leaves, dy)
+
+    given = {} if training else dict(mean=old[0], var=old[1])
+    truth = Normalization(x, weight, bias, eps=eps, **given)
+    truth.output().check("output", output)
+    assert strides(output) == strides(torch.empty_like(x))
+    if training or weight is not None:
+        assert strides(gradients[0]) == strides(torch.empty_like(x))
+    for name, expected, gradient in zip(("grad_input", "grad_weight", "grad_bias"),
+                                        truth.gradients(dy), gradients, strict=False):
+        expected.check(name, gradient)
+    if training:
+        for name, expected, actual in zip(("running_mean", "running_var"),
+                                          truth.running(*old, momentum), (mean, var), strict=True):
+            expected.check(name, actual)
+    if counter is not None:
+        assert counter == count + int(training)

@@ -5,7 +5,7 @@ import torch
 
 from helpers import DTYPES, batch_norm, half_or_float, in_layout, name_of, parameters, random, \
     statistics
-from reference import Normalization
+from reference import Normalization, check_all
 
 pytestmark = pytest.mark.gpu
 MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -28,21 +28,6 @@ def problem(shape, dtype=torch.float32, device="cuda", layout="contiguous"):
     return x, dy, parameters(shape[1], parameter_type, device), buffers
 
 
-def check(x, dy, affine, buffers, training):
-    old = [b.clone() for b in buffers]
-    results = run(x, dy, affine, buffers, training)
-    given = {} if training else dict(mean=old[0], var=old[1])
-    truth = Normalization(x, *affine, **given)
-    for name, expected, actual in zip(("output", "grad_input", "grad_weight", "grad_bias"),
-                                      (truth.output(), *truth.gradients(dy)), results, strict=True):
-        expected.check(name, actual)
-    if training:
-        for name, expected, actual in zip(("running_mean", "running_var"),
-                                          truth.running(*old[:2], 0.1), buffers[:2], strict=True):
-            expected.check(name, actual)
-    assert buffers[2] == old[2] + int(training)
-
-
 FEW_CHANNELS = [(2, 1, 300, 300), (20, 6, 4096), (1, 3, 70001), (8, 2, 64, 64), (100000, 2),
                 (3, 1, 2, 2), (1, 1, 2), (1, 16, 33, 35)]
 
@@ -53,7 +38,8 @@ FEW_CHANNELS = [(2, 1, 300, 300), (20, 6, 4096), (1, 3, 70001), (8, 2, 64, 64), 
 @LAYOUT
 @MODE
 def test_shapes_that_want_different_launches(shape, dtype, layout, training):
-    check(*problem(shape, dtype, layout=layout), training)
+    x, dy, affine, buffers = problem(shape, dtype, layout=layout)
+    check_all(x, dy, *affine, *buffers, training=training)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
@@ -84,10 +70,10 @@ def test_slices_that_start_anywhere(dtype, offset, training):
     x, dy, affine, buffers = problem(shape, dtype)
     memory = x.new_full((x.numel() + 16,), 1e4)
     moved = memory[offset:offset + x.numel()].view(shape).copy_(x)
-    check(moved, dy, affine, buffers, training)
+    check_all(moved, dy, *affine, *buffers, training=training)
     assert (memory[:offset] == 1e4).all() and (memory[offset + x.numel():] == 1e4).all()
     statistic = buffers[0].new_empty(8)[offset % 3:][:6].copy_(buffers[0])
-    check(x, moved, affine, [statistic, *buffers[1:]], training)
+    check_all(x, moved, *affine, statistic, *buffers[1:], training=training)
 
 
 @pytest.mark.parametrize("shape", [*FEW_CHANNELS, (32, 64, 28, 28), (8192, 96)], ids=str)
@@ -176,7 +162,7 @@ def test_calls_return_before_the_gpu_is_done():
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_the_device_is_the_inputs():
     x, dy, affine, buffers = problem((4, 3, 8, 8), device="cuda:1")
-    check(x, dy, affine, buffers, True)
+    check_all(x, dy, *affine, *buffers, training=True)
     assert torch.cuda.current_device() == 0
 
 

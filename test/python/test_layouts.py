@@ -2,37 +2,12 @@
 
 import itertools
 
-import hypothesis
 import pytest
 import torch
-from hypothesis import strategies as st
 
 from helpers import (DTYPES, LAYOUTS, batch_norm, half_or_float, in_layout, name_of, parameters,
                      random, statistics, strides)
-from reference import Normalization
-
-
-def check_all(x, dy, weight, bias, mean, var, *, training, momentum=0.1, eps=1e-5):
-    """Output, gradients, running statistics and formats of one call against the formula."""
-    old = mean.clone(), var.clone()
-    leaves = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
-    x = leaves[0]
-    output = batch_norm(x, *(leaves[1:] or (None, None)), mean, var, training, momentum, eps)
-    gradients = torch.autograd.grad(output, leaves, dy)
-
-    given = {} if training else dict(mean=old[0], var=old[1])
-    truth = Normalization(x, weight, bias, eps=eps, **given)
-    truth.output().check("output", output)
-    assert strides(output) == strides(torch.empty_like(x))
-    if training or weight is not None:
-        assert strides(gradients[0]) == strides(torch.empty_like(x))
-    for name, expected, gradient in zip(("grad_input", "grad_weight", "grad_bias"),
-                                        truth.gradients(dy), gradients, strict=False):
-        expected.check(name, gradient)
-    if training:
-        for name, expected, actual in zip(("running_mean", "running_var"),
-                                          truth.running(*old, momentum), (mean, var), strict=True):
-            expected.check(name, actual)
+from reference import check_all
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
@@ -91,53 +66,6 @@ def test_edge_sizes(device, shape, layout):
     for training in (True, False):
         check_all(x, dy, *parameters(shape[1], device=device),
                   *statistics(shape[1], device=device), training=training)
-
-
-@st.composite
-def views(draw, shape):
-    """A recipe for a view of this shape: the order in which its axes lie in memory, the step along
-    each (0 expands it), and the offset of the first element."""
-    order = draw(st.permutations(range(len(shape))))
-    steps = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, 0]), min_size=len(shape),
-                          max_size=len(shape)))
-    return order, steps, draw(st.integers(0, 3))
-
-
-def build_view(recipe, shape, dtype, seed):
-    order, steps, offset = recipe
-    stored = [1 if steps[a] == 0 else shape[a] * steps[a] for a in order]
-    count = offset + int(torch.tensor(stored).prod())
-    memory = random((count,), dtype, mean=1, std=2, seed=seed)[offset:].view(stored)
-    view = memory.permute([order.index(a) for a in range(len(shape))])
-    view = view[tuple(slice(None, None, max(s, 1)) for s in steps)]
-    return view.expand(shape)
-
-
-@st.composite
-def problems(draw):
-    rank = draw(st.integers(2, 5))
-    shape = draw(st.lists(st.integers(1, 6), min_size=rank, max_size=rank))
-    if shape[0] * torch.tensor([1, *shape[2:]]).prod() == 1:
-        shape[0] = 2
-    return dict(shape=tuple(shape), dtype=draw(st.sampled_from(DTYPES)), x=draw(views(shape)),
-                dy=draw(views(shape)), affine=draw(st.booleans()), wide=draw(st.booleans()),
-                interleaved=draw(st.booleans()), training=draw(st.booleans()),
-                momentum=draw(st.sampled_from([0.0, 0.1, 1.0, -0.5])))
-
-
-@hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
-@hypothesis.given(problem=problems())
-def test_random_shapes_and_strides(problem):
-    shape, dtype = problem["shape"], problem["dtype"]
-    parameter_type = half_or_float(dtype, problem["wide"])
-    x = build_view(problem["x"], shape, dtype, 0)
-    dy = build_view(problem["dy"], shape, dtype, 1)
-    mean, var = statistics(shape[1], parameter_type)
-    if problem["interleaved"]:
-        mean, var = torch.stack([mean, var], 1).unbind(1)
-    affine = parameters(shape[1], parameter_type) if problem["affine"] else (None, None)
-    check_all(x, dy, *affine, mean, var, training=problem["training"],
-              momentum=problem["momentum"])
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4, 4), (4, 3, 0, 5), (4, 0, 2, 2), (0, 0)],

@@ -6,6 +6,8 @@ from torch.library import opcheck
 
 from helpers import in_layout, name_of, parameters, random, statistics
 
+pytest.importorskip("expecttest", reason="opcheck needs expecttest")
+
 OPS = torch.ops.torchbn
 CASES = [pytest.param(shape, layout, dtype, id=f"{name_of(dtype)}-{layout}-rank{len(shape)}")
          for shape, layout, dtype in [
