@@ -56,9 +56,12 @@ if [[ ! -e $build/libtorchbn.so ]]; then
   cmake --build "$build"
 fi
 export TORCHBN_LIBRARY=$build/libtorchbn.so
-# A build that was made elsewhere looks for torch where it was there.
-torch_lib=$("$python" -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "lib"))')
-export LD_LIBRARY_PATH=$build:$torch_lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+# A build that was made elsewhere looks for torch and the CUDA runtime where they were there.
+libraries=$("$python" -c 'import os, torch
+loaded = {line.split()[-1] for line in open("/proc/self/maps") if ".so" in line}
+wanted = ("libtorch_cpu.so", "libcudart.so")
+print(":".join(sorted({os.path.dirname(path) for path in loaded if os.path.basename(path).startswith(wanted)})))')
+export LD_LIBRARY_PATH=$build:$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
 if ! "$python" -c 'import os, sys, torch
 torch.ops.load_library(os.environ["TORCHBN_LIBRARY"])
@@ -70,10 +73,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0
 
-for program in kernels_test operators_test; do
-  if [[ -x $build/test/$program ]]; then
+for path in "$build"/test/*_test; do
+  program=${path##*/}
+  if [[ -x $path ]]; then
     say "C++: $program"
-    "$build/test/$program" --gtest_brief=1 --gtest_output="json:$work/cpp_$program.json" || failed=1
+    "$path" --gtest_brief=1 --gtest_output="json:$work/cpp_$program.json" || failed=1
     [[ -e $work/cpp_$program.json ]] || echo '{}' >"$work/cpp_$program.json"
   fi
 done

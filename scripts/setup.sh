@@ -158,7 +158,8 @@ if [[ $wanted != "$present" || $(installed torchvision) != "$vision".* ]]; then
     say "Dropping build/, which was made with another torch"
     rm -rf "$build"
   fi
-  if [[ $wanted != "$present" || ! -e $venv/.no-torchvision ]]; then
+  # Asked for again after a day.
+  if [[ $wanted != "$present" || -z $(find "$venv/.no-torchvision" -mtime -1 2>/dev/null) ]]; then
     if pip_install "torch==$wanted" "torchvision==$vision.*"; then
       rm -f "$venv/.no-torchvision"
     else
