@@ -152,7 +152,10 @@ void map_channels_last(const Table2d& table, const Operation& op) {
   for_items(table.rows, table.width, [&](int64_t begin, int64_t end) {
     op.map(begin * table.width, {end - begin, table.width, table.width}, 0);
   });
-  if (table.rest > 0) op.map(table.rows * table.width, {1, table.rest, table.width}, 0);
+  if (table.rest > 0) {
+    op.map(table.rows * table.width, {1, table.rest, table.width}, 0);
+    store_fence();
+  }
 }
 
 template <typename Operation>

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 // at::parallel_for lives in a header and runs serially, in silence, when OpenMP is off.
 #ifndef INTRA_OP_PARALLEL
@@ -19,10 +22,22 @@ inline int64_t div_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
+// Orders stores past the caches before what follows; the inner loops leave that to us, once per
+// task, because each time it waits for the stores.
+inline void store_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // parallel_for over items of `cost` elements each.
 template <typename F>
 void for_items(int64_t items, int64_t cost, const F& f) {
-  at::parallel_for(0, items, div_up(kGrain, std::max<int64_t>(cost, 1)), f);
+  const int64_t grain = div_up(kGrain, std::max<int64_t>(cost, 1));
+  at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+    f(begin, end);
+    store_fence();
+  });
 }
 
 }  // namespace torchbn::cpu

@@ -144,7 +144,7 @@ TORCHBN_ALWAYS_INLINE void map_row_streaming(const Stream& stream, int64_t lengt
 }
 
 // Rows shorter than this have too many ends, unless they are whole cache lines.
-constexpr int64_t kLeastStreamedBytes = 1024;
+constexpr int64_t kLeastStreamedBytes = 2048;
 
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
@@ -160,7 +160,6 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   if (past_cache && streams(stream.to(), strip)) {
     for (int64_t row = 0; row < strip.rows; ++row)
       map_row_streaming<T>(stream + row * strip.stride, strip.length, map);
-    store_fence();
     return;
   }
   int64_t row = 0;

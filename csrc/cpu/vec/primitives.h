@@ -28,7 +28,8 @@ struct alignas(64) Lanes {
 };
 
 // The outputs must not overlap the inputs: the end of a run is written twice.
-// `past_cache` asks for stores that spare the caches: for results that no cache would keep.
+// `past_cache` asks for stores that spare the caches: for results that no cache would keep. The
+// caller orders them (store_fence).
 template <typename T>
 struct Primitives {
   using Value = Compute<T>;

@@ -81,11 +81,49 @@ TORCHBN_ALWAYS_INLINE Vector<double, N> load(const double* from) {
   return load_bits<Vector<double, N>>(from);
 }
 
+// Conversions that GCC 12 splits into halves when they are written as __builtin_convertvector are
+// intrinsics here; with masks where the plain form warns of an uninitialised register.
+
+template <int N>
+TORCHBN_ALWAYS_INLINE Vector<uint32_t, N> widen_bits(const void* from) {
+  using Bits = Vector<uint32_t, N>;
+#if defined(__AVX512F__)
+  if constexpr (N == 16)
+    return bit_cast<Bits>(_mm512_maskz_cvtepu16_epi32(0xffff, load_bits<__m256i>(from)));
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) return bit_cast<Bits>(_mm256_cvtepu16_epi32(load_bits<__m128i>(from)));
+  if constexpr (N == 4)
+    return bit_cast<Bits>(_mm_cvtepu16_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(from))));
+#endif
+  return __builtin_convertvector(load_bits<Vector<uint16_t, N>>(from), Bits);
+}
+
+TORCHBN_ALWAYS_INLINE Register<double> widen_to_double(Vector<float, kWidth<double>> value) {
+#if defined(__AVX512F__)
+  return bit_cast<Register<double>>(_mm512_maskz_cvtps_pd(0xff, bit_cast<__m256>(value)));
+#elif defined(__AVX2__)
+  return bit_cast<Register<double>>(_mm256_cvtps_pd(bit_cast<__m128>(value)));
+#else
+  return __builtin_convertvector(value, Register<double>);
+#endif
+}
+
+TORCHBN_ALWAYS_INLINE Vector<uint16_t, kWidth<float>> narrow_bits(Register<uint32_t> bits) {
+  using Narrow = Vector<uint16_t, kWidth<float>>;
+#if defined(__AVX512F__)
+  return bit_cast<Narrow>(_mm512_maskz_cvtepi32_epi16(0xffff, bit_cast<__m512i>(bits)));
+#elif defined(__AVX2__)
+  const __m256i packed = _mm256_packus_epi32(bit_cast<__m256i>(bits), _mm256_setzero_si256());
+  return bit_cast<Narrow>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+#else
+  return __builtin_convertvector(bits, Narrow);
+#endif
+}
+
 template <int N>
 TORCHBN_ALWAYS_INLINE Vector<float, N> load(const BFloat16* from) {
-  using Bits = Vector<uint32_t, N>;
-  const Bits bits = __builtin_convertvector(load_bits<Vector<uint16_t, N>>(from), Bits) << 16;
-  return bit_cast<Vector<float, N>>(bits);
+  return bit_cast<Vector<float, N>>(widen_bits<N>(from) << 16);
 }
 
 template <int N>
@@ -99,7 +137,6 @@ TORCHBN_ALWAYS_INLINE Vector<float, N> load(const Float16* from) {
   } else {
     static_assert(N == 16);
 #if defined(__AVX512F__)
-    // The form without a mask warns of an uninitialised register in GCC 12.
     return bit_cast<Vector<float, N>>(_mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from)));
 #endif
   }
@@ -113,8 +150,7 @@ TORCHBN_ALWAYS_INLINE Vector<float, N> load(const Float16* from) {
 // One register of doubles.
 template <typename T>
 TORCHBN_ALWAYS_INLINE Register<double> load_double(const T* from) {
-  constexpr int kDoubles = kWidth<double>;
-  return __builtin_convertvector(load<kDoubles>(from), Register<double>);
+  return widen_to_double(load<kWidth<double>>(from));
 }
 TORCHBN_ALWAYS_INLINE Register<double> load_double(const double* from) {
   return load<kWidth<double>>(from);
@@ -140,13 +176,6 @@ TORCHBN_ALWAYS_INLINE void put(void* to, V value) {
   store_bits(to, value);
 }
 
-// Orders the stores past the caches before what follows.
-TORCHBN_ALWAYS_INLINE void store_fence() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
 template <bool kStream>
 TORCHBN_ALWAYS_INLINE void store(float* to, Register<float> value) {
   put<kStream>(to, value);
@@ -165,13 +194,12 @@ TORCHBN_ALWAYS_INLINE void store(BFloat16* to, Register<float> value) {
   const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Bits quiet = (bits >> 16) | 0x0040u;
   const Bits chosen = value != value ? quiet : rounded;
-  put<kStream>(to, __builtin_convertvector(chosen, Vector<uint16_t, kWidth<float>>));
+  put<kStream>(to, narrow_bits(chosen));
 }
 
 template <bool kStream>
 TORCHBN_ALWAYS_INLINE void store(Float16* to, Register<float> value) {
 #if defined(__AVX512F__)
-  // The form without a mask warns of an uninitialised register in GCC 12.
   put<kStream>(to,
                _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
