@@ -64,7 +64,7 @@ def test_inductor_equals_eager(tmp_path, monkeypatch):
         results = []
         for model in (eager, compiled):
             x = random((4, 3, 6, 6), seed=step).requires_grad_()
-            output = model(x * 2)
+            output = model(x)
             output.square().sum().backward()
             results.append([output, x.grad, *model.buffers()])
         torch.testing.assert_close(results[0], results[1])

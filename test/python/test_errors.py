@@ -211,6 +211,7 @@ def test_wrong_calls_of_internal_operators_raise_in_a_living_process():
     result = run_python(f"""
 import json, torch, helpers
 helpers.load_library()
+helpers.load_library()  # a second time changes nothing
 ops = torch.ops.torchbn
 train, inference = ops.batch_norm_train, ops.batch_norm_inference
 backward = ops.batch_norm_backward
@@ -228,8 +229,3 @@ print(json.dumps(texts))
     texts = json.loads(result.stdout)
     wrong = {name: texts[name] for name, (_, text) in INTERNAL.items() if text not in texts[name]}
     assert not wrong
-
-
-def test_a_library_can_be_loaded_twice():
-    result = run_python("import helpers; helpers.load_library(); helpers.load_library()")
-    assert result.returncode == 0, result.stderr
