@@ -210,6 +210,12 @@ void refuse_updates(const std::optional<at::Tensor>& running_mean,
               "transform; pass none (track_running_stats=False), or use training=False");
 }
 
+// An undefined input has no gradient; the kernel says what is wrong with it.
+bool wants_gradient(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                    const std::optional<at::Tensor>& bias) {
+  return input.defined() && torch::autograd::compute_requires_grad(input, weight, bias);
+}
+
 template <typename Statistics>
 void refuse_tangents(const Statistics& running_mean, const Statistics& running_var) {
   TORCH_CHECK(!has_tangent(running_mean) && !has_tangent(running_var),
@@ -256,7 +262,7 @@ ThreeTensors batch_norm_train_autograd(const at::Tensor& input,
                                       num_batches_tracked, momentum, eps);
   }
   TrainArguments rest{running_mean, running_var, num_batches_tracked, momentum, eps, {}, {}};
-  if (torch::autograd::compute_requires_grad(input, weight, bias)) {
+  if (wants_gradient(input, weight, bias)) {
     at::Tensor output = TrainFunction::apply(input, weight, bias, &rest);
     return {std::move(output), std::move(rest.save_mean), std::move(rest.save_invstd)};
   }
@@ -274,7 +280,7 @@ ThreeTensors batch_norm_inference_autograd(const at::Tensor& input,
     return batch_norm_inference_composite(input, weight, bias, running_mean, running_var, eps);
   }
   InferenceArguments rest{running_mean, running_var, eps, {}, {}};
-  if (torch::autograd::compute_requires_grad(input, weight, bias)) {
+  if (wants_gradient(input, weight, bias)) {
     at::Tensor output = InferenceFunction::apply(input, weight, bias, &rest);
     return {std::move(output), std::move(rest.save_mean), std::move(rest.save_invstd)};
   }
