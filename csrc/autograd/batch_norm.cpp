@@ -149,9 +149,11 @@ class InferenceFunction : public torch::autograd::Function<InferenceFunction> {
     at::AutoDispatchBelowAutograd guard;
     auto [output, mean, invstd] = ops::batch_norm_inference(input, weight, bias, rest->running_mean,
                                                             rest->running_var, rest->eps);
-    // The input is kept alive only for the gradient of weight. The statistics are copies: the
-    // running ones may be updated before backward.
-    const bool needs_input = present(weight) && weight->requires_grad();
+    // The input is kept alive for the gradient of weight, or where no memory format says how
+    // grad_input is to lie. The statistics are copies: the running ones may be updated before
+    // backward.
+    const bool needs_input = (present(weight) && weight->requires_grad()) ||
+                             !input.is_contiguous(input.suggest_memory_format());
     ctx->save_for_backward(
         {needs_input ? input : at::Tensor(), or_undefined(weight), mean, invstd});
     ctx->set_materialize_grads(false);
