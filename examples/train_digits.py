@@ -278,7 +278,7 @@ def main() -> int:
     arguments = parse_arguments()
     torch.ops.load_library(arguments.library)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    # The images are so small that a second thread costs more than it brings.
+    # The images are small: more threads bring little, and cost a lot where others use them too.
     torch.set_num_threads(1)
 
     digits = load()
