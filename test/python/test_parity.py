@@ -80,14 +80,12 @@ def test_steps_of_training_and_evaluation_equal_the_module(device, shape, dtype,
 
 
 @RANKS
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("dtype, parameter_type", [
+    *((dtype, dtype) for dtype in DTYPES),
+    (torch.bfloat16, torch.float32), (torch.float16, torch.float32)], ids=name_of)
 @pytest.mark.parametrize("affine", ["affine", "weight", "bias", "plain"])
-@pytest.mark.parametrize("wide", [False, True], ids=["same", "wide"])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_results_equal_the_formula(device, shape, dtype, affine, wide, training):
-    if wide and half_or_float(dtype, wide) == dtype:
-        pytest.skip("there is one parameter type only")
-    parameter_type = half_or_float(dtype, wide)
+def test_results_equal_the_formula(device, shape, dtype, parameter_type, affine, training):
     weight, bias = parameters(shape[1], parameter_type, device)
     weight = weight.requires_grad_() if affine in ("affine", "weight") else None
     bias = bias.requires_grad_() if affine in ("affine", "bias") else None
