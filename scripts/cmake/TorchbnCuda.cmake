@@ -17,13 +17,14 @@ else()
     # The toolkit's usual folder is often missing from PATH.
     find_program(_nvcc nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin NO_CACHE)
     if(_nvcc)
-      set(CMAKE_CUDA_COMPILER "${_nvcc}")
+      set(ENV{CUDACXX} "${_nvcc}")
     endif()
   endif()
+  # Tries the compiler out, where enabling the language would end with an error.
   include(CheckLanguage)
   check_language(CUDA)
   if(NOT CMAKE_CUDA_COMPILER)
-    set(_reason "there is no CUDA compiler (nvcc)")
+    set(_reason "there is no working CUDA compiler (nvcc)")
   endif()
 endif()
 
