@@ -111,9 +111,12 @@ HEADER = ["operation", "dtype", "shape", "layout", "mode", "copy", "ATen", "torc
 
 def markdown(environment, results):
     e = environment
+    load = e.get("load_average")
+    busy = f", load average before it began {load[0]}" if load else ""
     lines = [
         f"`{e['command']}` on {e['device_model']}, {e['threads']} threads, torch "
-        f"{e['versions']['torch']}, allocation {e['allocation']['mode']}, cache {e['cache']}.",
+        f"{e['versions']['torch']}, allocation {e['allocation']['mode']}, cache {e['cache']}"
+        f"{busy}.",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * 5 + "---:|" * 6 + "---|",
