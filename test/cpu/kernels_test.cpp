@@ -118,10 +118,16 @@ void check_against_reference(const Extent& e, DType dtype, int64_t offset = 0) {
 
   call.train();
   const double n = static_cast<double>(e.count());
+  // Half types are summed in float, up to 32 values to a lane, before the sums go on in double.
+  // Each step rounds by 2^-24 at most: that bounds the mean, in standard deviations. The variance
+  // keeps the contract's 1e-6. The others have double's accuracy.
+  const bool half = size_of(dtype) == 2;
+  const double mean_bound = half ? 0x1p-19 * std::sqrt(expected.variance[0]) : 1e-13 * 8;
+  const double invstd_bound = half ? 5e-7 : 1e-11;
   EXPECT_EQ(call.counter, 5);
   for (int64_t c = 0; c < e.channels; ++c) {
-    ASSERT_NEAR(call.save_mean[c], expected.mean[c], 1e-13 * 8) << describe(e, dtype);
-    ASSERT_NEAR(call.save_invstd[c] / expected.invstd[c], 1, 1e-11) << describe(e, dtype);
+    ASSERT_NEAR(call.save_mean[c], expected.mean[c], mean_bound) << describe(e, dtype);
+    ASSERT_NEAR(call.save_invstd[c] / expected.invstd[c], 1, invstd_bound) << describe(e, dtype);
     ASSERT_NEAR(call.running_mean[c], 0.8 * old_mean[c] + 0.2 * expected.mean[c], 1e-6);
     ASSERT_NEAR(call.running_var[c], 0.8 * old_var[c] + 0.2 * expected.variance[c] * n / (n - 1),
                 2e-6 * (1 + expected.variance[c]));

@@ -9,7 +9,7 @@
 namespace torchbn::cpu::vec {
 
 // The inner loops, compiled once per instruction set. Every instruction set gives the same bits:
-// sums live in kLanes double lanes whatever the register width, products and sums are rounded
+// sums live in kLanes lanes whatever the register width, products and sums are rounded
 // separately (no FMA: the baseline has none), and tails are computed as bodies are.
 inline constexpr int kLanes = 16;
 

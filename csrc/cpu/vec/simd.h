@@ -156,6 +156,28 @@ TORCHBN_ALWAYS_INLINE Register<double> load_double(const double* from) {
   return load<kWidth<double>>(from);
 }
 
+// The lower (0) or upper (1) half of a register. By shuffles: through memory GCC would keep the
+// register there all the time.
+template <int kHalf, typename E, int... i>
+TORCHBN_ALWAYS_INLINE auto shuffle_half(Register<E> value, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(value, value, kHalf * sizeof...(i) + i...);
+}
+template <int kHalf>
+TORCHBN_ALWAYS_INLINE Register<double> half_to_double(Register<float> value) {
+  return widen_to_double(
+      shuffle_half<kHalf, float>(value, std::make_integer_sequence<int, kWidth<double>>{}));
+}
+
+// Whether a bit is set in any lane.
+TORCHBN_ALWAYS_INLINE bool any(Register<int32_t> value) {
+  using Half = std::make_integer_sequence<int, kWidth<int32_t> / 2>;
+  const auto folded =
+      shuffle_half<0, int32_t>(value, Half{}) | shuffle_half<1, int32_t>(value, Half{});
+  int32_t bits = 0;
+  for (int i = 0; i < kWidth<int32_t> / 2; ++i) bits |= folded[i];
+  return bits != 0;
+}
+
 // Stores one register of results; past the caches if asked to, at an aligned address then.
 template <bool kStream, typename V>
 TORCHBN_ALWAYS_INLINE void put(void* to, V value) {

@@ -9,6 +9,8 @@ namespace {
 
 constexpr int kDoubles = kWidth<double>;
 constexpr int kDoubleRegisters = kLanes / kDoubles;
+constexpr int kFloats = kWidth<float>;
+constexpr int kFloatRegisters = kLanes / kFloats;
 
 // kMask + n keeps the last n of kLanes lanes, kMask + 2 * kLanes - n the first n.
 alignas(64) constexpr int64_t kMask[3 * kLanes] = {
@@ -39,6 +41,13 @@ struct Accumulator {
       store_bits(to_second + i * kDoubles, second[i]);
     });
   }
+};
+
+// The same in float, about a centre for each lane.
+struct FloatAccumulator {
+  Register<float> center[kFloatRegisters];
+  Register<float> first[kFloatRegisters];
+  Register<float> second[kFloatRegisters];
 };
 
 // A pivot shared by all lanes, and one per lane.
@@ -84,6 +93,48 @@ struct Moments {
       sums.second[i] += shifted * shifted;
     });
   }
+
+  // Lanes of floats about centres: sum(x - c), sum((x - c)^2).
+  TORCHBN_ALWAYS_INLINE void add(FloatAccumulator& sums) const {
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      const Register<float> e = load<kFloats>(x + i * kFloats) - sums.center[i];
+      sums.first[i] += e;
+      sums.second[i] += e * e;
+    });
+  }
+
+  // The mean of every eighth block: no value, however far off, is more than an eighth of what its
+  // lane's centre is made of, so that the squares exceed those about the mean by a factor of eight
+  // at most. A power of two of them: the mean of equal values is exact.
+  template <typename Pivot>
+  TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot&, int64_t blocks,
+                                         int64_t stride) const {
+    int64_t samples = 1;
+    while (samples * 2 * kSampled <= blocks) samples *= 2;
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      Register<float> total = load<kFloats>(x + i * kFloats);
+      for (int64_t k = 1; k < samples; ++k)
+        total += load<kFloats>(x + k * kSampled * stride + i * kFloats);
+      sums.center[i] = total * broadcast(1.0f / static_cast<float>(samples));
+    });
+  }
+
+  // Squares below this have lost bits to underflow, or are those of equal values.
+  static TORCHBN_ALWAYS_INLINE Register<int32_t> out_of_range(Register<float>,
+                                                              Register<float> second) {
+    return ~((second >= 1e-30f) & (second <= 3e38f));
+  }
+
+  // Moves sums of n values about c to the pivot, with d = c - pivot.
+  static TORCHBN_ALWAYS_INLINE Register<double> moved(Register<double> first,
+                                                      Register<double> second, Register<double> d,
+                                                      double n, Register<double>& moved_second) {
+    const Register<double> moved_first = first + d * n;
+    moved_second = second + d * (first + moved_first);
+    return moved_first;
+  }
+
+  static constexpr int64_t kSampled = 8;
 };
 
 template <typename T>
@@ -119,12 +170,113 @@ struct Gradients {
       sums.second[i] += grad * centered;
     });
   }
+
+  // Lanes of floats: sum(dy), sum(dy * (x - c)).
+  TORCHBN_ALWAYS_INLINE void add(FloatAccumulator& sums) const {
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      const Register<float> grad = load<kFloats>(dy + i * kFloats);
+      sums.first[i] += grad;
+      sums.second[i] += grad * (load<kFloats>(x + i * kFloats) - sums.center[i]);
+    });
+  }
+
+  // The high part of the mean.
+  template <typename Pivot>
+  TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot& mean, int64_t,
+                                         int64_t) const {
+    alignas(64) double means[kLanes];
+    alignas(64) float high[kLanes];
+    unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
+      store_bits(means + i * kDoubles, mean[i]);
+    });
+    for (int i = 0; i < kLanes; ++i) high[i] = static_cast<float>(means[i]);
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      sums.center[i] = load<kFloats>(high + i * kFloats);
+    });
+  }
+
+  static TORCHBN_ALWAYS_INLINE Register<int32_t> out_of_range(Register<float> first,
+                                                              Register<float> second) {
+    return ~((first - first == 0) & (second - second == 0));
+  }
+
+  static TORCHBN_ALWAYS_INLINE Register<double> moved(Register<double> first,
+                                                      Register<double> second, Register<double> d,
+                                                      double, Register<double>& moved_second) {
+    moved_second = second + d * first;
+    return first;
+  }
 };
 
-// Rows of one channel lie far apart: towards the end of a row the start of the next, this many
-// blocks, is prefetched. The hardware would notice too late, and not cross the page.
-constexpr int64_t kAhead = 64;
+// `blocks` blocks of kLanes values, `stride` elements apart; what lies `ahead` elements further on
+// is prefetched, if anything.
+struct Blocks {
+  int64_t count;
+  int64_t stride;
+  int64_t ahead;
+};
 
+template <typename Source, typename Pivot>
+TORCHBN_ALWAYS_INLINE void add_in_double(const Source& source, const Blocks& blocks,
+                                         const Pivot& pivot, Accumulator& sums) {
+  for (int64_t i = 0; i < blocks.count; ++i) {
+    const Source block = source + i * blocks.stride;
+    if (blocks.ahead != 0) (block + blocks.ahead).prefetch();
+    block.template add<false>(sums, pivot, nullptr);
+  }
+}
+
+// Sums of half types. Their values come as floats, and float arithmetic does twice as many per
+// instruction: with half the bytes to read, the arithmetic would be what takes the time. It is
+// exact enough for a few blocks, about centres near the values of each lane; the sums go on in
+// double. Returns false, and adds nothing, where float's range does not suffice.
+template <typename Source, typename Pivot>
+TORCHBN_ALWAYS_INLINE bool add_in_float(const Source& source, const Blocks& blocks,
+                                        const Pivot& pivot, Accumulator& sums) {
+  FloatAccumulator part = {};
+  source.set_centers(part, pivot, blocks.count, blocks.stride);
+  for (int64_t b = 0; b < blocks.count; ++b) {
+    const Source block = source + b * blocks.stride;
+    if (blocks.ahead != 0) (block + blocks.ahead).prefetch();
+    block.add(part);
+  }
+
+  Register<int32_t> outside = {};
+  unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+    outside |= Source::out_of_range(part.first[i], part.second[i]);
+  });
+  if (any(outside)) return false;
+
+  const double n = static_cast<double>(blocks.count);
+  unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kRegister = i / 2;
+    constexpr int kHalf = i % 2;
+    const Register<double> d = half_to_double<kHalf>(part.center[kRegister]) - pivot[i];
+    Register<double> moved_second;
+    sums.first[i] +=
+        Source::moved(half_to_double<kHalf>(part.first[kRegister]),
+                      half_to_double<kHalf>(part.second[kRegister]), d, n, moved_second);
+    sums.second[i] += moved_second;
+  });
+  return true;
+}
+
+// Fewer blocks are not worth moving float sums into double ones. With more, rounding 2^-24 of a
+// lane's sum at each step could come near the 1e-6 that the variance may be off; so it is 1e-7.
+constexpr int64_t kLeastFloatBlocks = 8;
+constexpr int64_t kMostFloatBlocks = 32;
+
+template <typename T, typename Source, typename Pivot>
+TORCHBN_ALWAYS_INLINE void add_blocks(const Source& source, const Blocks& blocks,
+                                      const Pivot& pivot, Accumulator& sums) {
+  if constexpr (sizeof(T) == 2) {
+    if (blocks.count >= kLeastFloatBlocks && add_in_float(source, blocks, pivot, sums)) return;
+  }
+  add_in_double(source, blocks, pivot, sums);
+}
+
+// While the last blocks of a run are summed, the next run, `stride` elements on, is prefetched. The
+// hardware would notice too late, and not cross the page.
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, double pivot_value,
                                      Lanes& lanes) {
@@ -133,16 +285,13 @@ TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, d
   sums.load(lanes.first, lanes.second);
   const int64_t blocks = strip.length / kLanes;
   const int64_t tail = strip.length % kLanes;
+  const int64_t unhurried = blocks > kMostFloatBlocks ? blocks - kMostFloatBlocks : 0;
   for (int64_t row = 0; row < strip.rows; ++row) {
     const Source run = source + row * strip.stride;
-    const int64_t unhurried = blocks > kAhead ? blocks - kAhead : 0;
-    const Source next = run + (strip.stride - unhurried * kLanes);
-    int64_t block = 0;
-    for (; block < unhurried; ++block)
-      (run + block * kLanes).template add<false>(sums, pivot, nullptr);
-    for (; block < blocks; ++block) {
-      (next + block * kLanes).prefetch();
-      (run + block * kLanes).template add<false>(sums, pivot, nullptr);
+    for (int64_t block = 0; block < blocks; block += kMostFloatBlocks) {
+      const int64_t count = blocks - block < kMostFloatBlocks ? blocks - block : kMostFloatBlocks;
+      const int64_t ahead = block + count > unhurried ? strip.stride - unhurried * kLanes : 0;
+      add_blocks<T>(run + block * kLanes, {count, kLanes, ahead}, pivot, sums);
     }
     if (tail == 0) continue;
     if (blocks > 0) {
@@ -155,22 +304,13 @@ TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, d
   sums.store(lanes.first, lanes.second);
 }
 
-// Rows that share one load and store of their columns' sums: enough to make these cheap. The
-// hardware follows few streams, so the next rows are prefetched while these are summed.
-constexpr int64_t kSumRows = 8;
-
-template <typename T, bool kMasked, typename Source>
-TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64_t stride,
-                                       const double* pivots, double* first, double* second,
-                                       const int64_t* mask) {
-  const LanePivots pivot(pivots);
-  Accumulator sums;
-  sums.load(first, second);
-  for (int64_t row = 0; row < rows; ++row) {
-    (source + (row + kSumRows) * stride).prefetch();
-    (source + row * stride).template add<kMasked>(sums, pivot, mask);
-  }
-  sums.store(first, second);
+// Rows whose columns are summed together: enough to make moving the sums cheap, few enough that
+// they, and the next ones, which are prefetched, stay in the second-level cache. They decide what
+// is summed in float, so they follow from the distance of rows, not from the panel's width.
+TORCHBN_ALWAYS_INLINE int64_t rows_together(int64_t stride) {
+  int64_t rows = kMostFloatBlocks;
+  while (rows > 16 && rows * stride > 32768) rows /= 2;
+  return rows;
 }
 
 template <typename T, typename Source>
@@ -178,23 +318,34 @@ TORCHBN_ALWAYS_INLINE void add_panel(const Source& source, const Strip& strip, c
                                      double* first, double* second) {
   const int64_t whole = strip.length / kLanes * kLanes;
   const int64_t tail = strip.length - whole;
-  for (int64_t row = 0; row < strip.rows; row += kSumRows) {
-    const int64_t rows = strip.rows - row < kSumRows ? strip.rows - row : kSumRows;
+  const int64_t step = rows_together(strip.stride);
+  for (int64_t row = 0; row < strip.rows; row += step) {
+    const int64_t rows = strip.rows - row < step ? strip.rows - row : step;
     const Source block = source + row * strip.stride;
-    for (int64_t i = 0; i < whole; i += kLanes)
-      add_columns<T, false>(block + i, rows, strip.stride, pivots + i, first + i, second + i,
-                            nullptr);
+    Accumulator sums;
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      sums.load(first + i, second + i);
+      add_blocks<T>(block + i, {rows, strip.stride, step * strip.stride}, LanePivots(pivots + i),
+                    sums);
+      sums.store(first + i, second + i);
+    }
     if (tail == 0) continue;
     if (whole > 0) {
       const int64_t i = strip.length - kLanes;
-      add_columns<T, true>(block + i, rows, strip.stride, pivots + i, first + i, second + i,
-                           kMask + tail);
+      sums.load(first + i, second + i);
+      for (int64_t r = 0; r < rows; ++r)
+        (block + (r * strip.stride + i))
+            .template add<true>(sums, LanePivots(pivots + i), kMask + tail);
+      sums.store(first + i, second + i);
     } else {
+      sums.load(first, second);
       for (int64_t r = 0; r < rows; ++r) {
         T buffer[2][kLanes] = {};
-        add_columns<T, true>((block + r * strip.stride).copy(tail, buffer), 1, 0, pivots, first,
-                             second, kMask + 2 * kLanes - tail);
+        (block + r * strip.stride)
+            .copy(tail, buffer)
+            .template add<true>(sums, LanePivots(pivots), kMask + 2 * kLanes - tail);
       }
+      sums.store(first, second);
     }
   }
 }
