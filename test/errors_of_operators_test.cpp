@@ -27,6 +27,9 @@ struct WrongBackward {
   std::vector<std::string> words;
   std::function<void(BackwardArguments&)> spoil;
 };
+void PrintTo(const WrongBackward& wrong, std::ostream* out) {
+  *out << wrong.name;
+}
 
 const std::vector<WrongBackward>& all_backward_calls() {
   using A = BackwardArguments;

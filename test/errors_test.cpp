@@ -26,6 +26,9 @@ struct WrongCall {
   std::function<void(Arguments&)> spoil;
   bool outside_inference_mode_only = false;
 };
+void PrintTo(const WrongCall& wrong, std::ostream* out) {
+  *out << wrong.name;
+}
 
 at::Tensor floats(const Arguments& a, at::IntArrayRef shape) {
   return at::ones(shape, a.input.options());

@@ -56,6 +56,9 @@ struct Case {
 std::string case_name(const Case& c) {
   return name_of(c.device) + "Rank" + std::to_string(c.rank) + name_of(c.types) + name_of(c.memory);
 }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << case_name(c);
+}
 
 class ParityTest : public testing::TestWithParam<Case> {
  protected:

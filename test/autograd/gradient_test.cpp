@@ -24,6 +24,9 @@ std::string case_name(const Case& c) {
   return name_of(c.device) + "Rank" + std::to_string(c.rank) + name_of(c.memory) +
          (c.training ? "Training" : "Evaluation");
 }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << case_name(c);
+}
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,9 @@ enum class Memory {
 };
 const std::vector<Memory>& all_memory();
 std::string name_of(Memory memory);
+inline void PrintTo(Memory memory, std::ostream* out) {
+  *out << name_of(memory);
+}
 
 // `values`, laid out as asked for.
 at::Tensor laid_out(const at::Tensor& values, Memory memory);

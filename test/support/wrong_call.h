@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,9 @@ struct Place {
   at::Device device;
   bool inference_mode;
 };
+inline void PrintTo(const Place& place, std::ostream* out) {
+  *out << place.name;
+}
 const std::vector<Place>& all_places();
 
 // A call with every argument given and nothing wrong: input [4, 3, 5].
