@@ -3,6 +3,7 @@
 #include <vector>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/rsqrt.h>
@@ -58,12 +59,26 @@ struct Normalized {
   at::Tensor invstd;
 };
 
+// The first value of each channel, [1, C, 1, ...]: a pivot from which differences of a constant
+// channel are exact zeros. As pivot_from in core/statistics.h, zero where it is infinite or NaN.
+at::Tensor pivot_of(const at::Tensor& x) {
+  at::Tensor first = x.detach();
+  for (int64_t axis : reduced_axes(x)) first = first.narrow(axis, 0, 1);
+  return at::where(at::isfinite(first), first, at::zeros_like(first));
+}
+
 Normalized normalize(const at::Tensor& input, double eps) {
-  const at::Tensor x = to_double(input);
-  const at::Tensor mean = mean_per_channel(x);
-  const at::Tensor centered = x - per_channel(mean, x);
+  at::Tensor shifted = to_double(input);
+  at::Tensor pivot;
+  if (input.sym_numel() != 0) {
+    pivot = pivot_of(shifted);
+    shifted = shifted - pivot;
+  }
+  const at::Tensor shifted_mean = mean_per_channel(shifted);
+  const at::Tensor centered = shifted - per_channel(shifted_mean, shifted);
   const at::Tensor invstd = inverse_std(mean_per_channel(centered * centered), eps);
-  return {centered * per_channel(invstd, x), mean, invstd};
+  const at::Tensor mean = pivot.defined() ? shifted_mean + pivot.reshape({-1}) : shifted_mean;
+  return {centered * per_channel(invstd, centered), mean, invstd};
 }
 
 at::Tensor apply_affine(const at::Tensor& xhat, const std::optional<at::Tensor>& weight,

@@ -174,6 +174,30 @@ TEST_P(HigherOrderTest, ForwardModeAgreesWithBackward) {
   EXPECT_TRUE(is_near(primal, exact(f(inputs)), 1e-13));
 }
 
+// Exactly bias, and no gradient of weight, on this road too. 0.1 is not its own mean in float64.
+TEST_P(HigherOrderTest, ConstantChannels) {
+  if (!training()) return;
+  for (double eps : {1e-5, 0.}) {
+    Arguments a = arguments();
+    a.eps = eps;
+    a.input = laid_out(at::full({7, 2, 3}, 0.1, a.input.options()), std::get<2>(GetParam()));
+    const at::Tensor bias = per_channel(a.bias, a.input).expand({7, 2, 3}).contiguous();
+    const std::vector<at::Tensor> inputs = leaves(a, true, true);
+    const at::Tensor output = function(a, true, true)(inputs);
+    EXPECT_TRUE(is_identical(output, bias));
+    const auto gradients = torch::autograd::grad(
+        {output}, inputs, {normal({7, 2, 3}, 6).to(device())}, true, /*create_graph=*/true);
+    EXPECT_TRUE(is_near(gradients[1], at::zeros({2}), 0));
+
+    const uint64_t level = torch::autograd::forward_ad::enter_dual_level();
+    Arguments dual = a;
+    dual.input = at::_make_dual(a.input, at::ones_like(a.input), static_cast<int64_t>(level));
+    const auto [primal, tangent] = at::_unpack_dual(call(dual), static_cast<int64_t>(level));
+    torch::autograd::forward_ad::exit_dual_level(level);
+    EXPECT_TRUE(is_identical(primal, bias));
+  }
+}
+
 TEST(HigherOrderErrorsTest, TheBackwardOperatorItselfIsNotDifferentiable) {
   const at::Tensor input = normal({3, 2, 4}, 1);
   const at::Tensor grad_output = normal({3, 2, 4}, 2).requires_grad_();
