@@ -122,15 +122,17 @@ Tolerances::Tolerances(const at::Tensor& input, const at::Tensor& weight, const 
   const at::Tensor x = exact(input);
   unit_ = unit_of(at::toOpMathType(dtype_));
   sum_error_ = static_cast<double>(count_ + 4) * 0x1p-53;
-  if (input.is_cuda() && dtype_ != at::kDouble) sum_error_ += 8 * unit_;
+  const bool half = at::toOpMathType(dtype_) != dtype_;
+  const int values_in_float = dtype_ == at::kDouble ? 0 : input.is_cuda() ? 8 : half ? 32 : 0;
+  float_error_ = values_in_float * 0x1p-24;
 
   const at::Tensor std = forward.var.sqrt();
   const at::Tensor safe_std = at::where(std == 0, at::ones_like(std), std);
   const at::Tensor first = x.transpose(0, 1).reshape({x.size(1), -1}).select(1, 0);
   const at::Tensor pivot = (first - forward.mean).abs() / safe_std;
   ratio_ = forward.mean.abs() * forward.invstd;
-  mean_error_ = sum_error_ * (1 + pivot) + 0x1p-53 * forward.mean.abs() / safe_std;
-  const at::Tensor var_error = sum_error_ * (1 + pivot * pivot);
+  mean_error_ = sum_error_ * (1 + pivot) + float_error_ + 0x1p-53 * forward.mean.abs() / safe_std;
+  const at::Tensor var_error = sum_error_ * (1 + pivot * pivot) + float_error_;
   mean = mean_error_ * std;
   var = var_error * forward.var;
   // Running statistics are taken as they are.
@@ -144,7 +146,7 @@ Tolerances::Tolerances(const at::Tensor& input, const at::Tensor& weight, const 
   const at::Tensor w_xhat = xhat_.abs() * per_channel(w, x);
   output = w_xhat * (4 * unit_ + per_channel(invstd_error_, x)) +
            per_channel(2 * unit_ * (b + unit_ * ratio_ * w) + mean_error_ * w, x);
-  if (at::toOpMathType(dtype_) != dtype_) output = output + half_ulp(forward.output, dtype_);
+  if (half) output = output + half_ulp(forward.output, dtype_);
 }
 
 at::Tensor Tolerances::total(const at::Tensor& values) const {
@@ -153,13 +155,14 @@ at::Tensor Tolerances::total(const at::Tensor& values) const {
 }
 
 at::Tensor Tolerances::sum_error_of_grad_bias(const at::Tensor& grad_output) const {
-  return sum_error_ * total(exact(grad_output));
+  return (sum_error_ + float_error_) * total(exact(grad_output));
 }
 
 at::Tensor Tolerances::sum_error_of_grad_weight(const at::Tensor& grad_output) const {
   const at::Tensor dy = exact(grad_output);
   // An error of the mean shifts every xhat.
-  return sum_error_ * total(dy * xhat_) + (mean_error_ + 0x1p-53 * ratio_) * total(dy);
+  return (sum_error_ + float_error_) * total(dy * xhat_) +
+         (mean_error_ + 0x1p-53 * ratio_) * total(dy);
 }
 
 at::Tensor Tolerances::grad_weight(const at::Tensor& grad_output, const Gradients& expected,

@@ -26,16 +26,16 @@ testing::AssertionResult lies_as(const at::Tensor& actual, const at::Tensor& exp
 //
 //   u     rounding unit of the arithmetic on elements: 2^-24, for float64 inputs 2^-53
 //   g     (n + 4) * 2^-53, the worst that n additions in double can do
+//   f     k * 2^-24 where k values at a time are summed in float, about a centre near them, before
+//         they are added in double: up to 8 on a GPU, up to 32 of a half type on the CPU
 //   d     |first value - mean| / std, the distance of the pivot of shifted sums
 //   r     |mean| / std
-//
-// A GPU adds packets of up to 8 values of 32 bits or less in float first: g grows by 8 u there.
 struct Tolerances {
   // `input` may also be a sample of the `count` values that each channel has in truth.
   Tolerances(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
              const Forward& forward, bool training, std::optional<int64_t> count = std::nullopt);
 
-  // Batch statistics: g (1 + d) std + 2^-53 |mean|, and g (1 + d^2) var.
+  // Batch statistics: (g (1 + d) + f) std + 2^-53 |mean|, and (g (1 + d^2) + f) var.
   at::Tensor mean;  // [C]
   at::Tensor var;   // [C]
 
@@ -63,6 +63,7 @@ struct Tolerances {
   int64_t count_;
   double unit_;
   double sum_error_;         // g
+  double float_error_;       // f
   at::Tensor xhat_;          // [N, C, ...]
   at::Tensor scale_;         // [C], |weight| * invstd
   at::Tensor mean_error_;    // [C], of the mean, in units of std
