@@ -59,8 +59,8 @@ at::Tensor widened_for_bias(AutogradContext* ctx, const at::Tensor& weight) {
 }
 
 // The gradients as a Function returns them: one per argument of forward, undefined where none is.
-variable_list as_gradients(ThreeTensors gradients, const Needs& needs) {
-  auto& [input, weight, bias] = gradients;
+variable_list as_gradients(const ThreeTensors& gradients, const Needs& needs) {
+  const auto& [input, weight, bias] = gradients;
   return {needs.input ? input : at::Tensor(), needs.weight ? weight : at::Tensor(),
           needs.bias ? bias : at::Tensor(), at::Tensor()};
 }

@@ -31,14 +31,12 @@ namespace torchbn {
 ///
 /// Throws c10::Error, before anything is modified, when an argument does not fit, and in training
 /// when there is only one value per channel.
-TORCHBN_API at::Tensor batch_norm(const at::Tensor& input,
-                                  const std::optional<at::Tensor>& weight = std::nullopt,
-                                  const std::optional<at::Tensor>& bias = std::nullopt,
-                                  const std::optional<at::Tensor>& running_mean = std::nullopt,
-                                  const std::optional<at::Tensor>& running_var = std::nullopt,
-                                  bool training = false, std::optional<double> momentum = 0.1,
-                                  double eps = 1e-5,
-                                  const std::optional<at::Tensor>& num_batches_tracked =
-                                      std::nullopt);
+TORCHBN_API at::Tensor batch_norm(
+    const at::Tensor& input, const std::optional<at::Tensor>& weight = std::nullopt,
+    const std::optional<at::Tensor>& bias = std::nullopt,
+    const std::optional<at::Tensor>& running_mean = std::nullopt,
+    const std::optional<at::Tensor>& running_var = std::nullopt, bool training = false,
+    std::optional<double> momentum = 0.1, double eps = 1e-5,
+    const std::optional<at::Tensor>& num_batches_tracked = std::nullopt);
 
 }  // namespace torchbn

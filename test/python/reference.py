@@ -9,8 +9,10 @@ more than float64, so that float64 results can be judged as well. The bounds are
   |weight * xhat| + |bias|, doubled for slack;
 - sums, which are kept in double: count * 2^-52 in the worst order, times 1 + d^2 for the variance,
   d being the distance in standard deviations of the furthest value, which may be the pivot;
-- sums of products of gradients, of which up to 16 at a time may be added in the arithmetic of the
-  elements: 16 halves of a unit.
+- half inputs are summed in float32, up to 32 values at a time: 32 * 2^-24 standard deviations for
+  the mean, and for the variance the relative 1e-6 that is promised for every type;
+- sums of products of gradients, of which up to 16 at a time, 32 of half inputs, may be added in the
+  arithmetic of the elements: as many halves of a unit.
 """
 
 from dataclasses import dataclass
@@ -88,15 +90,20 @@ class Normalization:
         self.weight_dtype = weight.dtype if weight is not None else None
         self.bias_dtype = bias.dtype if bias is not None else None
 
-        # Relative error of the batch's variance, and the error of xhat that comes with it.
+        # Errors of the batch's mean and, relatively, variance, and that of xhat that comes with them.
+        self.half = self.dtype in (torch.bfloat16, torch.float16)
+        self.mean_error = 0 * ones
         if self.training:
             std = np.sqrt(self.var)
             spread = np.abs(centered).max(axis=(0, 2)) / np.where(std == 0, 1, std)
             self.var_error = self.count * EPS64 * (1 + spread**2)
+            if self.half:
+                self.var_error = self.var_error + Real(1e-6)
+                self.mean_error = 32 * Real(2) ** -24 * std
         else:
             self.var_error = 4 * EPS64 * np.ones_like(self.mean)
         self.xhat_error = _channels(self.var_error) * (np.abs(self.xhat) + 1) \
-            + _channels(2 * EPS64 * np.abs(self.mean) * self.invstd)
+            + _channels((2 * EPS64 * np.abs(self.mean) + self.mean_error) * self.invstd)
 
     def output(self):
         w, b = np.abs(_channels(self.weight)), np.abs(_channels(self.bias))
@@ -110,7 +117,7 @@ class Normalization:
         along_one, along_xhat = _mean(dy), _mean(dy * self.xhat)
         size_one, size_xhat = _mean(np.abs(dy)), _mean(np.abs(dy * self.xhat))
         scale = self.weight * self.invstd
-        error = 8 * unit(self.dtype) + self.count * EPS64
+        error = (16 if self.half else 8) * unit(self.dtype) + self.count * EPS64
         inexact_xhat = (np.abs(dy) * self.xhat_error).mean(axis=(0, 2))
 
         if self.training:
@@ -137,7 +144,8 @@ class Normalization:
     def running(self, mean, var, momentum):
         """Expected running statistics after this batch, from those before it."""
         unbiased = self.var * self.count / Real(self.count - 1)
-        batch_error = self.count * EPS64 * np.sqrt(self.var) + 2 * EPS64 * np.abs(self.mean)
+        batch_error = self.count * EPS64 * np.sqrt(self.var) + 2 * EPS64 * np.abs(self.mean) \
+            + self.mean_error
         return (self._tracked(mean, self.mean, batch_error, momentum),
                 self._tracked(var, unbiased, self.var_error * unbiased, momentum))
 
