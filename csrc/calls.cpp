@@ -103,67 +103,58 @@ void copy_if_apart(const at::Tensor& output, const at::Tensor& native) {
 
 }  // namespace
 
+template <typename Problem>
+ForwardCall<Problem>::ForwardCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                                  const std::optional<at::Tensor>& bias, double eps)
+    : input_(to_native(input)), outputs_(allocate_forward(input)) {
+  native_output_ = native_output(outputs_.output, input, input_);
+  problem_.extent = *native_extent(input_);
+  problem_.dtype = dtype_of(input_);
+  problem_.input = input_.const_data_ptr();
+  problem_.output = native_output_.mutable_data_ptr();
+  problem_.weight = read(weight);
+  problem_.bias = read(bias);
+  problem_.eps = eps;
+  problem_.save_mean = outputs_.save_mean.mutable_data_ptr<double>();
+  problem_.save_invstd = outputs_.save_invstd.mutable_data_ptr<double>();
+}
+
+template <typename Problem>
+std::tuple<at::Tensor, at::Tensor, at::Tensor> ForwardCall<Problem>::results() {
+  copy_if_apart(outputs_.output, native_output_);
+  if (empty()) {
+    outputs_.save_mean.zero_();
+    outputs_.save_invstd.zero_();
+  }
+  return {std::move(outputs_.output), std::move(outputs_.save_mean),
+          std::move(outputs_.save_invstd)};
+}
+
+template class ForwardCall<TrainProblem>;
+template class ForwardCall<InferenceProblem>;
+
 TrainCall::TrainCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                      const std::optional<at::Tensor>& bias,
                      const std::optional<at::Tensor>& running_mean,
                      const std::optional<at::Tensor>& running_var,
                      const std::optional<at::Tensor>& num_batches_tracked,
                      std::optional<double> momentum, double eps)
-    : input_(to_native(input)), outputs_(allocate_forward(input)) {
-  native_output_ = native_output(outputs_.output, input, input_);
-  problem_.extent = *native_extent(input_);
-  problem_.dtype = dtype_of(input_);
-  problem_.input = input_.const_data_ptr();
-  problem_.output = native_output_.mutable_data_ptr();
-  problem_.weight = read(weight);
-  problem_.bias = read(bias);
-  problem_.running.mean = write(running_mean);
-  problem_.running.var = write(running_var);
+    : ForwardCall(input, weight, bias, eps) {
+  RunningStatistics& running = problem_.running;
+  running.mean = write(running_mean);
+  running.var = write(running_var);
   if (num_batches_tracked.has_value() && num_batches_tracked->defined())
-    problem_.running.num_batches_tracked = num_batches_tracked->mutable_data_ptr<int64_t>();
-  problem_.running.momentum = momentum.value_or(0);
-  problem_.running.cumulative = !momentum.has_value();
-  problem_.eps = eps;
-  problem_.save_mean = outputs_.save_mean.mutable_data_ptr<double>();
-  problem_.save_invstd = outputs_.save_invstd.mutable_data_ptr<double>();
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> TrainCall::results() {
-  copy_if_apart(outputs_.output, native_output_);
-  if (empty()) {
-    outputs_.save_mean.zero_();
-    outputs_.save_invstd.zero_();
-  }
-  return {std::move(outputs_.output), std::move(outputs_.save_mean),
-          std::move(outputs_.save_invstd)};
+    running.num_batches_tracked = num_batches_tracked->mutable_data_ptr<int64_t>();
+  running.momentum = momentum.value_or(0);
+  running.cumulative = !momentum.has_value();
 }
 
 InferenceCall::InferenceCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                              const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
                              const at::Tensor& running_var, double eps)
-    : input_(to_native(input)), outputs_(allocate_forward(input)) {
-  native_output_ = native_output(outputs_.output, input, input_);
-  problem_.extent = *native_extent(input_);
-  problem_.dtype = dtype_of(input_);
-  problem_.input = input_.const_data_ptr();
-  problem_.output = native_output_.mutable_data_ptr();
-  problem_.weight = read(weight);
-  problem_.bias = read(bias);
+    : ForwardCall(input, weight, bias, eps) {
   problem_.running_mean = read(running_mean);
   problem_.running_var = read(running_var);
-  problem_.eps = eps;
-  problem_.save_mean = outputs_.save_mean.mutable_data_ptr<double>();
-  problem_.save_invstd = outputs_.save_invstd.mutable_data_ptr<double>();
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> InferenceCall::results() {
-  copy_if_apart(outputs_.output, native_output_);
-  if (empty()) {
-    outputs_.save_mean.zero_();
-    outputs_.save_invstd.zero_();
-  }
-  return {std::move(outputs_.output), std::move(outputs_.save_mean),
-          std::move(outputs_.save_invstd)};
 }
 
 BackwardCall::BackwardCall(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,

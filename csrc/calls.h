@@ -14,38 +14,39 @@ namespace torchbn {
 // form that the Meta kernels promise, and describes the work to the kernels. Backends differ only
 // in what they do with problem(). Where empty(), there is no work and results() is complete.
 
-class TrainCall {
+// What the two forward operators share.
+template <typename Problem>
+class ForwardCall {
+ public:
+  bool empty() const { return problem_.extent.numel() == 0; }
+  const Problem& problem() const { return problem_; }
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> results();
+
+ protected:
+  ForwardCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+              const std::optional<at::Tensor>& bias, double eps);
+
+  Problem problem_;
+
+ private:
+  at::Tensor input_, native_output_;
+  ForwardOutputs outputs_;
+};
+
+class TrainCall : public ForwardCall<TrainProblem> {
  public:
   TrainCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
             const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& running_mean,
             const std::optional<at::Tensor>& running_var,
             const std::optional<at::Tensor>& num_batches_tracked, std::optional<double> momentum,
             double eps);
-
-  bool empty() const { return problem_.extent.numel() == 0; }
-  const TrainProblem& problem() const { return problem_; }
-  std::tuple<at::Tensor, at::Tensor, at::Tensor> results();
-
- private:
-  TrainProblem problem_;
-  at::Tensor input_, native_output_;
-  ForwardOutputs outputs_;
 };
 
-class InferenceCall {
+class InferenceCall : public ForwardCall<InferenceProblem> {
  public:
   InferenceCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                 const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
                 const at::Tensor& running_var, double eps);
-
-  bool empty() const { return problem_.extent.numel() == 0; }
-  const InferenceProblem& problem() const { return problem_; }
-  std::tuple<at::Tensor, at::Tensor, at::Tensor> results();
-
- private:
-  InferenceProblem problem_;
-  at::Tensor input_, native_output_;
-  ForwardOutputs outputs_;
 };
 
 class BackwardCall {

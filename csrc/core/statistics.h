@@ -11,10 +11,11 @@ namespace torchbn {
 // First and second moment about a pivot K near the data: sum(x - K) and sum((x - K)^2), in double.
 //
 // With K = 0 the variance of data far from zero cancels: at mean/std = 1e6 nothing but noise is
-// left of a float32 sum, and four digits of a double one. With K any one value of the channel the
-// relative error of the variance is about 2^-53 * (1 + d^2), d = |K - mean| / std; and
-// d^2 < n always holds when K is one of the n values, so 1e-6 is kept up to n = 2^31 even when K
-// is the one outlier. A constant channel leaves exact zeros.
+// left of a float32 sum, and four digits of a double one. About a value of the channel, a rounding
+// of 2^-53 weighs 1 + d^2 in the variance, d = |K - mean| / std: some 20 for ordinary data, and
+// never more than n, the count, which it reaches when K is the one outlier. Even then 1e-6 is kept
+// while n times the additions in a row that the reduction leaves is below some 1e10. A constant
+// channel leaves exact zeros.
 // Sums about the same pivot merge by addition, in an order that the problem's shape fixes.
 struct ShiftedSums {
   double first = 0;
