@@ -61,11 +61,10 @@ class ChannelsFirst {
   }
 
   void begin(int64_t) const {}
-  void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes& sums) const {
-    if (reads_input(problem_))
-      vec_.add_gradient(dy_ + offset, x_ + offset, strip, problem_.mean[channel], sums);
-    else
-      vec_.add_gradient(dy_ + offset, dy_ + offset, strip, 0, sums);  // for sum(dy)
+  void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes* sums) const {
+    // Without input only sum(dy) is wanted; any values do for the other one.
+    const T* x = reads_input(problem_) ? x_ : dy_;
+    vec_.add_gradient(dy_ + offset, x + offset, strip, &problem_.mean[channel], sums);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -74,10 +73,10 @@ class ChannelsFirst {
   bool maps() const { return dx_ != nullptr; }
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     if (problem_.training)
-      vec_.gradient(dy_ + offset, x_ + offset, dx_ + offset, strip, training_maps_[channel],
+      vec_.gradient(dy_ + offset, x_ + offset, dx_ + offset, strip, &training_maps_[channel],
                     past_cache_);
     else
-      vec_.affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_[channel], past_cache_);
+      vec_.affine(dy_ + offset, dx_ + offset, strip, &evaluation_maps_[channel], past_cache_);
   }
 
  private:
@@ -100,12 +99,11 @@ class ChannelsLast {
   ChannelsLast(const BackwardProblem& problem, const Table2d& table)
       : problem_(problem),
         table_(table),
-        zeros_or_means_(new double[table.width]),
+        means_(new double[table.width]),
         training_maps_(problem.training ? table.width : 0),
         evaluation_maps_(problem.training ? 0 : table.width) {
     for (int64_t c = 0; c < table.channels; ++c) {
-      const double mean = reads_input(problem) ? problem.mean[c] : 0;
-      for (int64_t i = c; i < table.width; i += table.channels) zeros_or_means_[i] = mean;
+      for (int64_t i = c; i < table.width; i += table.channels) means_[i] = problem.mean[c];
       if (problem.training) continue;
       const auto map = evaluation_map<Value>(problem, c);
       for (int64_t i = c; i < table.width; i += table.channels) evaluation_maps_.set(i, map);
@@ -114,11 +112,8 @@ class ChannelsLast {
 
   void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
            double* second) const {
-    const double* pivots = zeros_or_means_.get() + column;
-    if (reads_input(problem_))
-      vec_.add_column_gradient(dy_ + offset, x_ + offset, strip, pivots, first, second);
-    else
-      vec_.add_column_gradient(dy_ + offset, dy_ + offset, strip, pivots, first, second);
+    const T* x = reads_input(problem_) ? x_ : dy_;  // as for channels first
+    vec_.add_column_gradient(dy_ + offset, x + offset, strip, means_.get() + column, first, second);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -144,7 +139,7 @@ class ChannelsLast {
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);
   T* dx_ = static_cast<T*>(problem_.grad_input);
-  std::unique_ptr<double[]> zeros_or_means_;
+  std::unique_ptr<double[]> means_;
   ColumnGradient<Value> training_maps_;
   ColumnAffine<Value> evaluation_maps_;
 };

@@ -64,19 +64,6 @@ struct Group {
   int64_t size;
 };
 
-// Calls visit(channel, offset, strip) for a chunk of each channel of a group.
-template <typename Visit>
-void visit_group(const Group& group, int64_t spatial, int64_t offset, const vec::Strip& strip,
-                 const Visit& visit) {
-  if (group.size == 1) {
-    visit(group.begin, offset + group.begin * spatial, strip);
-    return;
-  }
-  for (int64_t row = 0; row < strip.rows; ++row)
-    for (int64_t c = group.begin; c < group.begin + group.size; ++c)
-      visit(c, offset + row * strip.stride + c * spatial, {1, strip.length, strip.stride});
-}
-
 template <typename Sums>
 Sums fold(const vec::Lanes& lanes) {
   double first[vec::kLanes], second[vec::kLanes];
@@ -94,10 +81,10 @@ Sums fold(const vec::Lanes& lanes) {
 // A channels-first operation has
 //   Sums                                 two sums per channel
 //   void begin(channel)                  before the channel is looked at
-//   void add(channel, offset, strip, lanes)
+//   void add(channel, offset, strip, lanes)      strip.runs channels from `channel` on
 //   void finish(channel, sums)
 //   bool maps() const                    is there an output to write?
-//   void map(channel, offset, strip)
+//   void map(channel, offset, strip)             likewise
 // Each channel runs begin, add..., finish, map... in this order; channels run concurrently.
 
 template <typename Operation>
@@ -113,7 +100,7 @@ void run_chunk_major(const Chunks& chunks, Operation& op) {
       const int64_t c = i / chunks.count;
       const int64_t chunk = i % chunks.count;
       vec::Lanes lanes = {};
-      op.add(c, chunks.offset(chunk) + c * spatial, chunks.strip(chunk), lanes);
+      op.add(c, chunks.offset(chunk) + c * spatial, chunks.strip(chunk), &lanes);
       partial[i] = fold<Sums>(lanes);
     }
   });
@@ -143,15 +130,18 @@ void run_groups(const Chunks& chunks, const Group& summed, const Group& mapped, 
   for (int64_t i = 0; i < summed.size; ++i) op.begin(summed.begin + i);
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
     const int64_t offset = chunks.offset(chunk);
-    const vec::Strip strip = chunks.strip(chunk);
-    std::fill_n(lanes, summed.size, vec::Lanes{});
-    visit_group(summed, spatial, offset, strip,
-                [&](int64_t c, int64_t from, const vec::Strip& run) {
-                  op.add(c, from, run, lanes[c - summed.begin]);
-                });
-    for (int64_t i = 0; i < summed.size; ++i) sums[i].merge(fold<Sums>(lanes[i]));
-    visit_group(mapped, spatial, offset, strip,
-                [&](int64_t c, int64_t from, const vec::Strip& run) { op.map(c, from, run); });
+    vec::Strip strip = chunks.strip(chunk);
+    strip.spacing = spatial;
+    if (summed.size > 0) {
+      std::fill_n(lanes, summed.size, vec::Lanes{});
+      strip.runs = summed.size;
+      op.add(summed.begin, offset + summed.begin * spatial, strip, lanes);
+      for (int64_t i = 0; i < summed.size; ++i) sums[i].merge(fold<Sums>(lanes[i]));
+    }
+    if (mapped.size > 0) {
+      strip.runs = mapped.size;
+      op.map(mapped.begin, offset + mapped.begin * spatial, strip);
+    }
   }
   for (int64_t i = 0; i < summed.size; ++i) op.finish(summed.begin + i, sums[i]);
 }
@@ -185,8 +175,12 @@ void run_channels_first(const Extent& e, int64_t element_size, Operation& op) {
 template <typename Operation>
 void map_channels_first(const Extent& e, const Operation& op) {
   for_items(e.batch * e.channels, e.spatial, [&](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end; ++plane)
-      op.map(plane % e.channels, plane * e.spatial, {1, e.spatial, e.spatial});
+    for (int64_t plane = begin; plane < end;) {
+      const int64_t channel = plane % e.channels;
+      const int64_t planes = std::min(end - plane, e.channels - channel);
+      op.map(channel, plane * e.spatial, {1, e.spatial, e.spatial, planes, e.spatial});
+      plane += planes;
+    }
   });
 }
 

@@ -44,7 +44,7 @@ class ChannelsFirst {
   }
 
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
-    vec_.affine(x_ + offset, y_ + offset, strip, maps_[channel], past_cache_);
+    vec_.affine(x_ + offset, y_ + offset, strip, &maps_[channel], past_cache_);
   }
 
  private:

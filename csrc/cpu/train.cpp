@@ -53,15 +53,15 @@ class ChannelsFirst {
         maps_(new Affine<Value>[problem.extent.channels]) {}
 
   void begin(int64_t channel) { pivots_[channel] = pivot_from(first_.load(channel)); }
-  void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes& sums) const {
-    vec_.add_moments(x_ + offset, strip, pivots_[channel], sums);
+  void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes* sums) const {
+    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
     maps_[channel] = finisher_.finish<Value>(channel, sums, pivots_[channel]);
   }
   bool maps() const { return true; }
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
-    vec_.affine(x_ + offset, y_ + offset, strip, maps_[channel], past_cache_);
+    vec_.affine(x_ + offset, y_ + offset, strip, &maps_[channel], past_cache_);
   }
 
  private:

@@ -402,14 +402,16 @@ void check_streaming(Level level, DType dtype) {
       primitives.column_affine(x_at, expected_at, strip, {c, c, c}, false);
       primitives.column_affine(x_at, actual_at, strip, {c, c, c}, true);
       ASSERT_TRUE(actual.same_bits(expected)) << length << " at " << offset;
-      primitives.affine(x_at, expected_at, strip, {0.5, 2, 1}, false);
-      primitives.affine(x_at, actual_at, strip, {0.5, 2, 1}, true);
+      const Affine<Value> affine{0.5, 2, 1};
+      const GradientCoefficients<Value> gradient{0.5, 2, 1, 3};
+      primitives.affine(x_at, expected_at, strip, &affine, false);
+      primitives.affine(x_at, actual_at, strip, &affine, true);
       ASSERT_TRUE(actual.same_bits(expected)) << length << " at " << offset;
       primitives.column_gradient(dy_at, x_at, expected_at, strip, {c, c, c, c}, false);
       primitives.column_gradient(dy_at, x_at, actual_at, strip, {c, c, c, c}, true);
       ASSERT_TRUE(actual.same_bits(expected)) << length << " at " << offset;
-      primitives.gradient(dy_at, x_at, expected_at, strip, {0.5, 2, 1, 3}, false);
-      primitives.gradient(dy_at, x_at, actual_at, strip, {0.5, 2, 1, 3}, true);
+      primitives.gradient(dy_at, x_at, expected_at, strip, &gradient, false);
+      primitives.gradient(dy_at, x_at, actual_at, strip, &gradient, true);
       ASSERT_TRUE(actual.same_bits(expected)) << length << " at " << offset;
     }
   }

@@ -173,15 +173,26 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   for (; row < strip.rows; ++row) map_rows<T>(stream + row * strip.stride, 1, strip, map);
 }
 
+// The runs of a row, each with its own map.
+template <typename T, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Map* maps,
+                                    bool past_cache) {
+  if (strip.runs == 1) return map_strip<T>(stream, strip, maps[0], past_cache, 1);
+  const Strip run{1, strip.length, strip.stride};
+  for (int64_t row = 0; row < strip.rows; ++row)
+    for (int64_t i = 0; i < strip.runs; ++i)
+      map_strip<T>(stream + (row * strip.stride + i * strip.spacing), run, maps[i], past_cache, 1);
+}
+
 template <typename T>
-void affine(const T* x, T* y, const Strip& strip, const Affine<Compute<T>>& map, bool past_cache) {
-  map_strip<T>(AffineStream<T>{x, y}, strip, map, past_cache, 1);
+void affine(const T* x, T* y, const Strip& strip, const Affine<Compute<T>>* maps, bool past_cache) {
+  map_runs<T>(AffineStream<T>{x, y}, strip, maps, past_cache);
 }
 
 template <typename T>
 void gradient(const T* dy, const T* x, T* dx, const Strip& strip,
-              const GradientCoefficients<Compute<T>>& map, bool past_cache) {
-  map_strip<T>(GradientStream<T>{dy, x, dx}, strip, map, past_cache, 1);
+              const GradientCoefficients<Compute<T>>* maps, bool past_cache) {
+  map_runs<T>(GradientStream<T>{dy, x, dx}, strip, maps, past_cache);
 }
 
 template <typename T>

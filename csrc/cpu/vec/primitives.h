@@ -13,11 +13,14 @@ namespace torchbn::cpu::vec {
 // separately (no FMA: the baseline has none), and tails are computed as bodies are.
 inline constexpr int kLanes = 16;
 
-// `rows` runs of `length` contiguous elements, `stride` elements apart.
+// `rows` rows, `stride` elements apart, of `runs` runs each, `spacing` apart, of `length`
+// contiguous elements. A run belongs to one channel, the runs of a row to neighbouring ones.
 struct Strip {
   int64_t rows;
   int64_t length;
   int64_t stride;
+  int64_t runs = 1;
+  int64_t spacing = 0;
 };
 
 // Two sums of one channel, spread over lanes: element i of a run goes to lane i % kLanes, except
@@ -34,17 +37,18 @@ template <typename T>
 struct Primitives {
   using Value = Compute<T>;
 
-  // A strip of one channel.
+  // A strip of strip.runs channels: one pivot, Lanes and map for each.
   // sum(x - pivot), sum((x - pivot)^2)
-  void (*add_moments)(const T* x, const Strip& strip, double pivot, Lanes& sums);
+  void (*add_moments)(const T* x, const Strip& strip, const double* pivots, Lanes* sums);
   // sum(dy), sum(dy * (x - mean))
-  void (*add_gradient)(const T* dy, const T* x, const Strip& strip, double mean, Lanes& sums);
-  void (*affine)(const T* x, T* y, const Strip& strip, const Affine<Value>& map, bool past_cache);
+  void (*add_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
+                       Lanes* sums);
+  void (*affine)(const T* x, T* y, const Strip& strip, const Affine<Value>* maps, bool past_cache);
   void (*gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
-                   const GradientCoefficients<Value>& map, bool past_cache);
+                   const GradientCoefficients<Value>* maps, bool past_cache);
 
-  // A strip of strip.length channels: one pivot, sum and coefficient per column. The arrays have
-  // room for at least kLanes columns.
+  // A strip of strip.length channels, of one run: one pivot, sum and coefficient per column. The
+  // arrays have room for at least kLanes columns.
   void (*add_column_moments)(const T* x, const Strip& strip, const double* pivots, double* first,
                              double* second);
   void (*add_column_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,

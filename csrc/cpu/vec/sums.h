@@ -54,7 +54,7 @@ struct FloatAccumulator {
 struct SharedPivot {
   Register<double> value;
 
-  explicit SharedPivot(double pivot) : value(broadcast(pivot)) {}
+  TORCHBN_ALWAYS_INLINE explicit SharedPivot(double pivot) : value(broadcast(pivot)) {}
   TORCHBN_ALWAYS_INLINE Register<double> operator[](int) const { return value; }
 };
 struct LanePivots {
@@ -266,6 +266,8 @@ TORCHBN_ALWAYS_INLINE bool add_in_float(const Source& source, const Blocks& bloc
 constexpr int64_t kLeastFloatBlocks = 8;
 constexpr int64_t kMostFloatBlocks = 32;
 
+constexpr int64_t kPrefetchedBlocks = 64;
+
 template <typename T, typename Source, typename Pivot>
 TORCHBN_ALWAYS_INLINE void add_blocks(const Source& source, const Blocks& blocks,
                                       const Pivot& pivot, Accumulator& sums) {
@@ -275,33 +277,48 @@ TORCHBN_ALWAYS_INLINE void add_blocks(const Source& source, const Blocks& blocks
   add_in_double(source, blocks, pivot, sums);
 }
 
-// While the last blocks of a run are summed, the next run, `stride` elements on, is prefetched. The
+// One run; while its last blocks are summed, what lies `next_run` elements on is prefetched: the
 // hardware would notice too late, and not cross the page.
 template <typename T, typename Source>
-TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, double pivot_value,
-                                     Lanes& lanes) {
-  const SharedPivot pivot(pivot_value);
+TORCHBN_ALWAYS_INLINE void add_run(const Source& run, int64_t length, int64_t next_run,
+                                   const SharedPivot& pivot, Accumulator& sums) {
+  const int64_t blocks = length / kLanes;
+  const int64_t tail = length % kLanes;
+  const int64_t unhurried = blocks > kPrefetchedBlocks ? blocks - kPrefetchedBlocks : 0;
+  for (int64_t block = 0; block < blocks; block += kMostFloatBlocks) {
+    const int64_t count = blocks - block < kMostFloatBlocks ? blocks - block : kMostFloatBlocks;
+    const int64_t ahead = block + count > unhurried ? next_run - unhurried * kLanes : 0;
+    add_blocks<T>(run + block * kLanes, {count, kLanes, ahead}, pivot, sums);
+  }
+  if (tail == 0) return;
+  if (blocks > 0) {
+    (run + (length - kLanes)).template add<true>(sums, pivot, kMask + tail);
+  } else {
+    T buffer[2][kLanes] = {};
+    run.copy(tail, buffer).template add<true>(sums, pivot, kMask + 2 * kLanes - tail);
+  }
+}
+
+template <typename T, typename Source>
+TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, const double* pivots,
+                                     Lanes* lanes) {
   Accumulator sums;
-  sums.load(lanes.first, lanes.second);
-  const int64_t blocks = strip.length / kLanes;
-  const int64_t tail = strip.length % kLanes;
-  const int64_t unhurried = blocks > kMostFloatBlocks ? blocks - kMostFloatBlocks : 0;
+  if (strip.runs == 1) {
+    const SharedPivot pivot(pivots[0]);
+    sums.load(lanes[0].first, lanes[0].second);
+    for (int64_t row = 0; row < strip.rows; ++row)
+      add_run<T>(source + row * strip.stride, strip.length, strip.stride, pivot, sums);
+    sums.store(lanes[0].first, lanes[0].second);
+    return;
+  }
   for (int64_t row = 0; row < strip.rows; ++row) {
-    const Source run = source + row * strip.stride;
-    for (int64_t block = 0; block < blocks; block += kMostFloatBlocks) {
-      const int64_t count = blocks - block < kMostFloatBlocks ? blocks - block : kMostFloatBlocks;
-      const int64_t ahead = block + count > unhurried ? strip.stride - unhurried * kLanes : 0;
-      add_blocks<T>(run + block * kLanes, {count, kLanes, ahead}, pivot, sums);
-    }
-    if (tail == 0) continue;
-    if (blocks > 0) {
-      (run + (strip.length - kLanes)).template add<true>(sums, pivot, kMask + tail);
-    } else {
-      T buffer[2][kLanes] = {};
-      run.copy(tail, buffer).template add<true>(sums, pivot, kMask + 2 * kLanes - tail);
+    for (int64_t i = 0; i < strip.runs; ++i) {
+      sums.load(lanes[i].first, lanes[i].second);
+      add_run<T>(source + (row * strip.stride + i * strip.spacing), strip.length, strip.stride,
+                 SharedPivot(pivots[i]), sums);
+      sums.store(lanes[i].first, lanes[i].second);
     }
   }
-  sums.store(lanes.first, lanes.second);
 }
 
 // Rows whose columns are summed together: enough to make moving the sums cheap, few enough that
@@ -351,13 +368,13 @@ TORCHBN_ALWAYS_INLINE void add_panel(const Source& source, const Strip& strip, c
 }
 
 template <typename T>
-void add_moments(const T* x, const Strip& strip, double pivot, Lanes& sums) {
-  add_strip<T>(Moments<T>{x}, strip, pivot, sums);
+void add_moments(const T* x, const Strip& strip, const double* pivots, Lanes* sums) {
+  add_strip<T>(Moments<T>{x}, strip, pivots, sums);
 }
 
 template <typename T>
-void add_gradient(const T* dy, const T* x, const Strip& strip, double mean, Lanes& sums) {
-  add_strip<T>(Gradients<T>{dy, x}, strip, mean, sums);
+void add_gradient(const T* dy, const T* x, const Strip& strip, const double* means, Lanes* sums) {
+  add_strip<T>(Gradients<T>{dy, x}, strip, means, sums);
 }
 
 template <typename T>
