@@ -173,6 +173,39 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   for (; row < strip.rows; ++row) map_rows<T>(stream + row * strip.stride, 1, strip, map);
 }
 
+// The map of the columns from `column` on.
+template <typename V>
+TORCHBN_ALWAYS_INLINE Affine<const V*> from_column(const Affine<const V*>& map, int64_t column) {
+  return {map.mean + column, map.scale + column, map.shift + column};
+}
+template <typename V>
+TORCHBN_ALWAYS_INLINE GradientCoefficients<const V*> from_column(
+    const GradientCoefficients<const V*>& map, int64_t column) {
+  return {map.mean + column, map.grad_scale + column, map.input_scale + column, map.shift + column};
+}
+
+// Rows whose coefficients would fill the first-level cache are taken in panels, some rows at a
+// time. Elsewhere whole rows are the better streams.
+constexpr int64_t kMostColumns = 1536;
+template <typename T>
+constexpr int64_t kPanelColumns = 2048 / sizeof(T);
+constexpr int64_t kPanelRows = 16;
+
+template <typename T, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip, const Map& map,
+                                       bool past_cache) {
+  constexpr int64_t kColumns = kPanelColumns<T>;
+  if (strip.length <= kMostColumns) return map_strip<T>(stream, strip, map, past_cache, kMapRows);
+  for (int64_t row = 0; row < strip.rows; row += kPanelRows) {
+    const int64_t rows = strip.rows - row < kPanelRows ? strip.rows - row : kPanelRows;
+    for (int64_t column = 0, width = kColumns; column < strip.length; column += width) {
+      if (strip.length - column < 2 * kColumns) width = strip.length - column;
+      map_strip<T>(stream + (row * strip.stride + column), {rows, width, strip.stride},
+                   from_column(map, column), past_cache, 1);
+    }
+  }
+}
+
 // The runs of a row, each with its own map.
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Map* maps,
@@ -198,13 +231,13 @@ void gradient(const T* dy, const T* x, T* dx, const Strip& strip,
 template <typename T>
 void column_affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& map,
                    bool past_cache) {
-  map_strip<T>(AffineStream<T>{x, y}, strip, map, past_cache, kMapRows);
+  map_columns<T>(AffineStream<T>{x, y}, strip, map, past_cache);
 }
 
 template <typename T>
 void column_gradient(const T* dy, const T* x, T* dx, const Strip& strip,
                      const GradientCoefficients<const Compute<T>*>& map, bool past_cache) {
-  map_strip<T>(GradientStream<T>{dy, x, dx}, strip, map, past_cache, kMapRows);
+  map_columns<T>(GradientStream<T>{dy, x, dx}, strip, map, past_cache);
 }
 
 }  // namespace

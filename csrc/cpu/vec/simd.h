@@ -209,14 +209,15 @@ TORCHBN_ALWAYS_INLINE void store(double* to, Register<double> value) {
 }
 
 // To nearest, ties to even, by integer arithmetic: the hardware's conversion flushes subnormals.
+// NaN is cut instead, because rounding might carry it into the sign; it stays NaN, since arithmetic
+// leaves only quiet ones.
 template <bool kStream>
 TORCHBN_ALWAYS_INLINE void store(BFloat16* to, Register<float> value) {
   using Bits = Register<uint32_t>;
   const Bits bits = bit_cast<Bits>(value);
-  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const Bits quiet = (bits >> 16) | 0x0040u;
-  const Bits chosen = value != value ? quiet : rounded;
-  put<kStream>(to, narrow_bits(chosen));
+  const Bits half_unit = ((bits >> 16) & 1u) + 0x7fffu;
+  const Bits rounded = value == value ? bits + half_unit : bits;
+  put<kStream>(to, narrow_bits(rounded >> 16));
 }
 
 template <bool kStream>
