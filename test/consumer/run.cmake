@@ -23,11 +23,13 @@ elseif(STEP STREQUAL "inspect")
   run(bash "${here}/inspect.sh" "${prefix}" "${SOURCE}" "${BUILD}" "${TORCH_ROOT}")
 
 elseif(STEP STREQUAL "build")
-  run(${configure} -S "${here}/project" -B "${programs}" "-DCMAKE_PREFIX_PATH=${prefix}")
+  run(${configure} -S "${here}/project" -B "${programs}" "-DCMAKE_PREFIX_PATH=${prefix}"
+    "-DREADME=${SOURCE}/README.md")
   run("${CMAKE_COMMAND}" --build "${programs}")
 
 elseif(STEP STREQUAL "call")
   run("${programs}/call")
+  run("${programs}/readme")
 
 elseif(STEP STREQUAL "load")
   run("${PYTHON}" "${here}/write_model.py" "${prefix}/lib/libtorchbn.so" "${WORK}/model.pt")
