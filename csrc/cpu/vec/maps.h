@@ -131,10 +131,10 @@ TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, int64_t rows, const St
 template <typename T>
 constexpr int64_t kBlockBytes = kLanes * sizeof(T) < 64 ? kLanes * sizeof(T) : 64;
 
-// One row past the caches. Such stores must be aligned: the unaligned ends of the row are stored
-// as usual.
-template <typename T, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_row_streaming(const Stream& stream, int64_t length, const Map& map) {
+// One row of at least kLanes columns, stored at aligned addresses but for its two ends, which are
+// stored twice: a store past the caches has to be, an ordinary one that crosses lines costs two.
+template <typename T, bool kStream, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length, const Map& map) {
   const auto misaligned =
       static_cast<int64_t>(reinterpret_cast<uintptr_t>(stream.to()) % kBlockBytes<T>);
   int64_t i = 0;
@@ -142,12 +142,15 @@ TORCHBN_ALWAYS_INLINE void map_row_streaming(const Stream& stream, int64_t lengt
     map_block<T, false>(stream, 1, 0, map, 0);
     i = (kBlockBytes<T> - misaligned) / static_cast<int64_t>(sizeof(T));
   }
-  for (; i + kLanes <= length; i += kLanes) map_block<T, true>(stream + i, 1, 0, map, i);
+  for (; i + kLanes <= length; i += kLanes) map_block<T, kStream>(stream + i, 1, 0, map, i);
   if (i < length) map_block<T, false>(stream + (length - kLanes), 1, 0, map, length - kLanes);
 }
 
 // Rows shorter than this have too many ends, unless they are whole cache lines.
-constexpr int64_t kLeastStreamedBytes = 2048;
+constexpr int64_t kLeastStreamedBytes = 8192;
+
+// Shorter rows have too few blocks for alignment to pay.
+constexpr int64_t kLeastAligned = 8 * kLanes;
 
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
@@ -162,7 +165,7 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
                                      bool past_cache, int64_t rows_together) {
   if (past_cache && streams(stream.to(), strip)) {
     for (int64_t row = 0; row < strip.rows; ++row)
-      map_row_streaming<T>(stream + row * strip.stride, strip.length, map);
+      map_row_aligned<T, true>(stream + row * strip.stride, strip.length, map);
     return;
   }
   int64_t row = 0;
@@ -170,7 +173,13 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   if (rows_together > 1 && short_rows && !past_cache)
     for (; row + kMapRows <= strip.rows; row += kMapRows)
       map_rows<T>(stream + row * strip.stride, kMapRows, strip, map);
-  for (; row < strip.rows; ++row) map_rows<T>(stream + row * strip.stride, 1, strip, map);
+  for (; row < strip.rows; ++row) {
+    const Stream run = stream + row * strip.stride;
+    if (strip.length >= kLeastAligned)
+      map_row_aligned<T, false>(run, strip.length, map);
+    else
+      map_rows<T>(run, 1, strip, map);
+  }
 }
 
 // The map of the columns from `column` on.
