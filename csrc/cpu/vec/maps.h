@@ -89,11 +89,16 @@ struct GradientStream {
   }
 };
 
-// Short rows share one load of their columns' coefficients. Long ones, walked together, would be
-// too many streams, and at strides of whole pages their loads wait for stores to like addresses:
-// one row of 2 KiB at a time is twice as fast.
+// Rows share one load of their columns' coefficients: as many as lie within a page, because at
+// strides of whole pages a row's loads wait for the stores to like addresses of another.
 constexpr int64_t kMapRows = 4;
-constexpr int64_t kShortRowBytes = 512;
+constexpr int64_t kPageBytes = 4096;
+
+template <typename T>
+TORCHBN_ALWAYS_INLINE int64_t rows_sharing(int64_t stride) {
+  const int64_t rows = kPageBytes / (stride * static_cast<int64_t>(sizeof(T)));
+  return rows < 1 ? 1 : rows < kMapRows ? rows : kMapRows;
+}
 
 // `block` is the same block of kLanes columns in each of `rows` rows.
 template <typename T, bool kStream, typename Stream, typename Map>
@@ -162,17 +167,17 @@ TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
 
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map,
-                                     bool past_cache, int64_t rows_together) {
+                                     bool past_cache, bool share_coefficients) {
   if (past_cache && streams(stream.to(), strip)) {
     for (int64_t row = 0; row < strip.rows; ++row)
       map_row_aligned<T, true>(stream + row * strip.stride, strip.length, map);
     return;
   }
   int64_t row = 0;
-  const bool short_rows = strip.length * static_cast<int64_t>(sizeof(T)) <= kShortRowBytes;
-  if (rows_together > 1 && short_rows && !past_cache)
-    for (; row + kMapRows <= strip.rows; row += kMapRows)
-      map_rows<T>(stream + row * strip.stride, kMapRows, strip, map);
+  const int64_t sharing = share_coefficients && !past_cache ? rows_sharing<T>(strip.stride) : 1;
+  if (sharing > 1)
+    for (; row + sharing <= strip.rows; row += sharing)
+      map_rows<T>(stream + row * strip.stride, sharing, strip, map);
   for (; row < strip.rows; ++row) {
     const Stream run = stream + row * strip.stride;
     if (strip.length >= kLeastAligned)
@@ -204,13 +209,13 @@ template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip, const Map& map,
                                        bool past_cache) {
   constexpr int64_t kColumns = kPanelColumns<T>;
-  if (strip.length <= kMostColumns) return map_strip<T>(stream, strip, map, past_cache, kMapRows);
+  if (strip.length <= kMostColumns) return map_strip<T>(stream, strip, map, past_cache, true);
   for (int64_t row = 0; row < strip.rows; row += kPanelRows) {
     const int64_t rows = strip.rows - row < kPanelRows ? strip.rows - row : kPanelRows;
     for (int64_t column = 0, width = kColumns; column < strip.length; column += width) {
       if (strip.length - column < 2 * kColumns) width = strip.length - column;
       map_strip<T>(stream + (row * strip.stride + column), {rows, width, strip.stride},
-                   from_column(map, column), past_cache, 1);
+                   from_column(map, column), past_cache, false);
     }
   }
 }
@@ -219,11 +224,12 @@ TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip,
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Map* maps,
                                     bool past_cache) {
-  if (strip.runs == 1) return map_strip<T>(stream, strip, maps[0], past_cache, 1);
+  if (strip.runs == 1) return map_strip<T>(stream, strip, maps[0], past_cache, false);
   const Strip run{1, strip.length, strip.stride};
   for (int64_t row = 0; row < strip.rows; ++row)
     for (int64_t i = 0; i < strip.runs; ++i)
-      map_strip<T>(stream + (row * strip.stride + i * strip.spacing), run, maps[i], past_cache, 1);
+      map_strip<T>(stream + (row * strip.stride + i * strip.spacing), run, maps[i], past_cache,
+                   false);
 }
 
 template <typename T>
