@@ -106,3 +106,11 @@ def test_any_number_of_threads_gives_the_same_bits(shape, dtype, layout):
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_planes_of_one_cache_line_in_a_tensor_larger_than_the_cache(device, training):
+    x = random((16500, 16, 8), torch.float64, device)
+    dy = random((16500, 16, 8), torch.float64, device, seed=1)
+    check_all(x, dy, *parameters(16, torch.float64, device),
+              *statistics(16, torch.float64, device), training=training)

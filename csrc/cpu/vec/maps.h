@@ -159,6 +159,7 @@ constexpr int64_t kLeastAligned = 8 * kLanes;
 
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
+  if (strip.length < kLanes) return false;  // a cache line of doubles is shorter than a block
   constexpr int64_t kLine = 64 / sizeof(T);
   const bool lines = reinterpret_cast<uintptr_t>(to) % 64 == 0 && strip.length % kLine == 0 &&
                      (strip.rows == 1 || strip.stride % kLine == 0);
