@@ -10,8 +10,12 @@
 namespace torchbn::cpu::vec {
 namespace {
 
+// Most loops take this many elements at a time: kLanes, unless that is less than what is stored
+// together. All coefficient arrays and buffers have room for kLanes.
 template <typename T>
-constexpr int kMapRegisters = kLanes / kWidth<Compute<T>>;
+constexpr int kBlock =
+    kStoredRegisters<T>* kWidth<Compute<T>> > kLanes ? kStoredRegisters<T>* kWidth<Compute<T>>
+                                                     : kLanes;
 
 // Coefficients shared by all lanes, and an array of each.
 
@@ -49,9 +53,15 @@ struct AffineStream {
     return {x + offset, y + offset};
   }
   TORCHBN_ALWAYS_INLINE T* to() const { return y; }
-  template <bool kStream, typename Map>
-  TORCHBN_ALWAYS_INLINE void apply(const Map& map) const {
-    store<kStream>(y, map(load<kWidth<Compute<T>>>(x)));
+  // One map for each of the registers.
+  template <bool kStream, typename Map, int kCount>
+  TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
+    constexpr int kN = kWidth<Compute<T>>;
+    Register<Compute<T>> values[kCount];
+    unroll<kCount>([&](auto i) __attribute__((always_inline)) {
+      values[i] = maps[i](load<kN>(x + i * kN));
+    });
+    store<kStream>(y, values);
   }
   template <typename Apply>
   TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {
@@ -72,10 +82,14 @@ struct GradientStream {
     return {dy + offset, x + offset, dx + offset};
   }
   TORCHBN_ALWAYS_INLINE T* to() const { return dx; }
-  template <bool kStream, typename Map>
-  TORCHBN_ALWAYS_INLINE void apply(const Map& map) const {
+  template <bool kStream, typename Map, int kCount>
+  TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
     constexpr int kN = kWidth<Compute<T>>;
-    store<kStream>(dx, map(load<kN>(dy), load<kN>(x)));
+    Register<Compute<T>> values[kCount];
+    unroll<kCount>([&](auto i) __attribute__((always_inline)) {
+      values[i] = maps[i](load<kN>(dy + i * kN), load<kN>(x + i * kN));
+    });
+    store<kStream>(dx, values);
   }
   template <typename Apply>
   TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {
@@ -89,54 +103,73 @@ struct GradientStream {
   }
 };
 
-// Rows share one load of their columns' coefficients: as many as lie within a page, because at
-// strides of whole pages a row's loads wait for the stores to like addresses of another.
-constexpr int64_t kMapRows = 4;
-constexpr int64_t kPageBytes = 4096;
+// Rows share one load of their columns' coefficients where they lie close together. Rows further
+// apart would be as many streams, which the caches follow less well than one.
+constexpr int64_t kSharingRows = 4;
+constexpr int64_t kSharingBytes = 1024;
 
 template <typename T>
 TORCHBN_ALWAYS_INLINE int64_t rows_sharing(int64_t stride) {
-  const int64_t rows = kPageBytes / (stride * static_cast<int64_t>(sizeof(T)));
-  return rows < 1 ? 1 : rows < kMapRows ? rows : kMapRows;
+  const int64_t bytes = kSharingRows * stride * static_cast<int64_t>(sizeof(T));
+  return bytes <= kSharingBytes ? kSharingRows : 1;
 }
 
-// `block` is the same block of kLanes columns in each of `rows` rows.
-template <typename T, bool kStream, typename Stream, typename Map>
+// `block` is the same block of kElements columns in each of `rows` rows.
+template <typename T, bool kStream, int kElements, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_block(const Stream& block, int64_t rows, int64_t stride,
                                      const Map& map, int64_t column) {
-  unroll<kMapRegisters<T>>([&](auto i) __attribute__((always_inline)) {
-    const int64_t lane = i * kWidth<Compute<T>>;
-    const auto registers = coefficients(map, column + lane);
+  constexpr int kN = kWidth<Compute<T>>;
+  constexpr int kCount = kStoredRegisters<T> * kN <= kElements ? kStoredRegisters<T> : 1;
+  unroll<kElements / (kCount * kN)>([&](auto i) __attribute__((always_inline)) {
+    const int64_t lane = i * kCount * kN;
+    decltype(coefficients(map, 0)) registers[kCount];
+    unroll<kCount>([&](auto j) __attribute__((always_inline)) {
+      registers[j] = coefficients(map, column + lane + j * kN);
+    });
     for (int64_t row = 0; row < rows; ++row)
       (block + (row * stride + lane)).template apply<kStream>(registers);
   });
 }
 
+// The last `rest` < kBlock columns of rows of `length`: the blocks may reach back into columns that
+// are done, which are computed again.
+template <typename T, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_end(const Stream& stream, int64_t rows, int64_t stride,
+                                   int64_t length, int64_t rest, const Map& map) {
+  if (rest == 0) return;
+  if (rest > kLanes && length >= kBlock<T>) {
+    const int64_t i = length - kBlock<T>;
+    map_block<T, false, kBlock<T>>(stream + i, rows, stride, map, i);
+    return;
+  }
+  if (rest > kLanes) map_block<T, false, kLanes>(stream, rows, stride, map, 0);
+  if (length >= kLanes) {
+    const int64_t i = length - kLanes;
+    map_block<T, false, kLanes>(stream + i, rows, stride, map, i);
+    return;
+  }
+  for (int64_t row = 0; row < rows; ++row)
+    (stream + row * stride)
+        .apply_short(
+            length, [&](const Stream& buffer) __attribute__((always_inline)) {
+              map_block<T, false, kLanes>(buffer, 1, 0, map, 0);
+            });
+}
+
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, int64_t rows, const Strip& strip,
                                     const Map& map) {
-  const int64_t whole = strip.length / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes)
-    map_block<T, false>(stream + i, rows, strip.stride, map, i);
-  if (whole == strip.length) return;
-  if (whole > 0) {
-    const int64_t i = strip.length - kLanes;
-    map_block<T, false>(stream + i, rows, strip.stride, map, i);
-  } else {
-    for (int64_t row = 0; row < rows; ++row)
-      (stream + row * strip.stride)
-          .apply_short(
-              strip.length, [&](const Stream& buffer) __attribute__((always_inline)) {
-                map_block<T, false>(buffer, 1, 0, map, 0);
-              });
-  }
+  int64_t i = 0;
+  for (; i + kBlock<T> <= strip.length; i += kBlock<T>)
+    map_block<T, false, kBlock<T>>(stream + i, rows, strip.stride, map, i);
+  map_end<T>(stream, rows, strip.stride, strip.length, strip.length - i, map);
 }
 
-// kLanes elements; a register is stored at a multiple of its size then.
+// A register is stored at a multiple of its size then, and a block within as few lines as can be.
 template <typename T>
-constexpr int64_t kBlockBytes = kLanes * sizeof(T) < 64 ? kLanes * sizeof(T) : 64;
+constexpr int64_t kBlockBytes = kBlock<T> * sizeof(T) < 64 ? kBlock<T> * sizeof(T) : 64;
 
-// One row of at least kLanes columns, stored at aligned addresses but for its two ends, which are
+// One row of at least kBlock columns, stored at aligned addresses but for its two ends, which are
 // stored twice: a store past the caches has to be, an ordinary one that crosses lines costs two.
 template <typename T, bool kStream, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length, const Map& map) {
@@ -144,11 +177,12 @@ TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length,
       static_cast<int64_t>(reinterpret_cast<uintptr_t>(stream.to()) % kBlockBytes<T>);
   int64_t i = 0;
   if (misaligned != 0) {
-    map_block<T, false>(stream, 1, 0, map, 0);
+    map_block<T, false, kBlock<T>>(stream, 1, 0, map, 0);
     i = (kBlockBytes<T> - misaligned) / static_cast<int64_t>(sizeof(T));
   }
-  for (; i + kLanes <= length; i += kLanes) map_block<T, kStream>(stream + i, 1, 0, map, i);
-  if (i < length) map_block<T, false>(stream + (length - kLanes), 1, 0, map, length - kLanes);
+  for (; i + kBlock<T> <= length; i += kBlock<T>)
+    map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, i);
+  map_end<T>(stream, 1, 0, length, length - i, map);
 }
 
 // Rows shorter than this have too many ends, unless they are whole cache lines.
@@ -159,7 +193,7 @@ constexpr int64_t kLeastAligned = 8 * kLanes;
 
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
-  if (strip.length < kLanes) return false;  // a cache line of doubles is shorter than a block
+  if (strip.length < kBlock<T>) return false;  // a cache line of doubles is shorter than a block
   constexpr int64_t kLine = 64 / sizeof(T);
   const bool lines = reinterpret_cast<uintptr_t>(to) % 64 == 0 && strip.length % kLine == 0 &&
                      (strip.rows == 1 || strip.stride % kLine == 0);

@@ -109,18 +109,6 @@ TORCHBN_ALWAYS_INLINE Register<double> widen_to_double(Vector<float, kWidth<doub
 #endif
 }
 
-TORCHBN_ALWAYS_INLINE Vector<uint16_t, kWidth<float>> narrow_bits(Register<uint32_t> bits) {
-  using Narrow = Vector<uint16_t, kWidth<float>>;
-#if defined(__AVX512F__)
-  return bit_cast<Narrow>(_mm512_maskz_cvtepi32_epi16(0xffff, bit_cast<__m512i>(bits)));
-#elif defined(__AVX2__)
-  const __m256i packed = _mm256_packus_epi32(bit_cast<__m256i>(bits), _mm256_setzero_si256());
-  return bit_cast<Narrow>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
-#else
-  return __builtin_convertvector(bits, Narrow);
-#endif
-}
-
 template <int N>
 TORCHBN_ALWAYS_INLINE Vector<float, N> load(const BFloat16* from) {
   return bit_cast<Vector<float, N>>(widen_bits<N>(from) << 16);
@@ -198,37 +186,68 @@ TORCHBN_ALWAYS_INLINE void put(void* to, V value) {
   store_bits(to, value);
 }
 
+// Registers of results that are stored together: two of half types, which make one.
+template <typename T>
+constexpr int kStoredRegisters = sizeof(T) == 2 ? 2 : 1;
+
 template <bool kStream>
-TORCHBN_ALWAYS_INLINE void store(float* to, Register<float> value) {
-  put<kStream>(to, value);
+TORCHBN_ALWAYS_INLINE void store(float* to, const Register<float> (&values)[1]) {
+  put<kStream>(to, values[0]);
 }
 
 template <bool kStream>
-TORCHBN_ALWAYS_INLINE void store(double* to, Register<double> value) {
-  put<kStream>(to, value);
+TORCHBN_ALWAYS_INLINE void store(double* to, const Register<double> (&values)[1]) {
+  put<kStream>(to, values[0]);
 }
 
 // To nearest, ties to even, by integer arithmetic: the hardware's conversion flushes subnormals.
-// NaN is cut instead, because rounding might carry it into the sign; it stays NaN, since arithmetic
-// leaves only quiet ones.
-template <bool kStream>
-TORCHBN_ALWAYS_INLINE void store(BFloat16* to, Register<float> value) {
+// The upper half of each lane is the result. NaN is cut instead, because rounding might carry it
+// into the sign; it stays NaN, since arithmetic leaves only quiet ones.
+TORCHBN_ALWAYS_INLINE Register<uint32_t> round_upper_half(Register<float> value) {
   using Bits = Register<uint32_t>;
+#if defined(__AVX512F__)
+  const __m512 v = bit_cast<__m512>(value);
+  const __m512i bits = bit_cast<__m512i>(value);
+  const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_EQ_OQ);
+  const __mmask16 odd = _mm512_mask_test_epi32_mask(number, bits, _mm512_set1_epi32(0x10000));
+  const __m512i down = _mm512_mask_add_epi32(bits, number, bits, _mm512_set1_epi32(0x7fff));
+  return bit_cast<Bits>(_mm512_mask_sub_epi32(down, odd, down, _mm512_set1_epi32(-1)));
+#else
   const Bits bits = bit_cast<Bits>(value);
   const Bits half_unit = ((bits >> 16) & 1u) + 0x7fffu;
-  const Bits rounded = value == value ? bits + half_unit : bits;
-  put<kStream>(to, narrow_bits(rounded >> 16));
+  return value == value ? bits + half_unit : bits;
+#endif
 }
 
-template <bool kStream>
-TORCHBN_ALWAYS_INLINE void store(Float16* to, Register<float> value) {
+template <int... i>
+TORCHBN_ALWAYS_INLINE auto upper_halves(Register<uint32_t> first, Register<uint32_t> second,
+                                        std::integer_sequence<int, i...>) {
+  using Halves = Register<uint16_t>;
+  return __builtin_shufflevector(bit_cast<Halves>(first), bit_cast<Halves>(second), (2 * i + 1)...);
+}
+
+template <bool kStream, int kCount>
+TORCHBN_ALWAYS_INLINE void store(BFloat16* to, const Register<float> (&values)[kCount]) {
+  constexpr std::make_integer_sequence<int, kCount * kWidth<float>> kEach;
+  put<kStream>(
+      to, upper_halves(round_upper_half(values[0]), round_upper_half(values[kCount - 1]), kEach));
+}
+
+template <bool kStream, int kCount>
+TORCHBN_ALWAYS_INLINE void store(Float16* to, const Register<float> (&values)[kCount]) {
+#if defined(__F16C__)
+  unroll<kCount>([&](auto i) __attribute__((always_inline)) {
+    Float16* part = to + i * kWidth<float>;
 #if defined(__AVX512F__)
-  put<kStream>(to,
-               _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__)
-  put<kStream>(to, _mm256_cvtps_ph(bit_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
+    put<kStream>(part, _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(values[i]),
+                                             _MM_FROUND_TO_NEAREST_INT));
 #else
-  for (int i = 0; i < kWidth<float>; ++i) to[i] = narrow<Float16>(value[i]);
+    put<kStream>(part, _mm256_cvtps_ph(bit_cast<__m256>(values[i]), _MM_FROUND_TO_NEAREST_INT));
+#endif
+  });
+#else
+  for (int i = 0; i < kCount * kWidth<float>; ++i)
+    to[i] = narrow<Float16>(values[i / kWidth<float>][i % kWidth<float>]);
 #endif
 }
 
