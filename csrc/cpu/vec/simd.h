@@ -60,6 +60,30 @@ TORCHBN_ALWAYS_INLINE Register<E> broadcast(E value) {
   return value - Register<E>{};  // x - 0 is x, -0 included
 }
 
+// a - b, where many additions wait: as the sum of a product, which is exact, it takes another unit.
+TORCHBN_ALWAYS_INLINE Register<float> subtract(Register<float> a, Register<float> b) {
+#if defined(__AVX512F__)
+  return bit_cast<Register<float>>(
+      _mm512_fmsub_ps(bit_cast<__m512>(a), _mm512_set1_ps(1), bit_cast<__m512>(b)));
+#elif defined(__FMA__)
+  return bit_cast<Register<float>>(
+      _mm256_fmsub_ps(bit_cast<__m256>(a), _mm256_set1_ps(1), bit_cast<__m256>(b)));
+#else
+  return a - b;
+#endif
+}
+TORCHBN_ALWAYS_INLINE Register<double> subtract(Register<double> a, Register<double> b) {
+#if defined(__AVX512F__)
+  return bit_cast<Register<double>>(
+      _mm512_fmsub_pd(bit_cast<__m512d>(a), _mm512_set1_pd(1), bit_cast<__m512d>(b)));
+#elif defined(__FMA__)
+  return bit_cast<Register<double>>(
+      _mm256_fmsub_pd(bit_cast<__m256d>(a), _mm256_set1_pd(1), bit_cast<__m256d>(b)));
+#else
+  return a - b;
+#endif
+}
+
 // f(0), ..., f(N - 1) with constant arguments, so that arrays of registers stay in registers.
 template <int N, typename F>
 TORCHBN_ALWAYS_INLINE void unroll(const F& f) {
@@ -158,12 +182,17 @@ TORCHBN_ALWAYS_INLINE Register<double> half_to_double(Register<float> value) {
 
 // Whether a bit is set in any lane.
 TORCHBN_ALWAYS_INLINE bool any(Register<int32_t> value) {
-  using Half = std::make_integer_sequence<int, kWidth<int32_t> / 2>;
-  const auto folded =
-      shuffle_half<0, int32_t>(value, Half{}) | shuffle_half<1, int32_t>(value, Half{});
+#if defined(__AVX512F__)
+  const __m512i bits = bit_cast<__m512i>(value);
+  return _mm512_test_epi32_mask(bits, bits) != 0;
+#elif defined(__AVX2__)
+  const __m256i bits = bit_cast<__m256i>(value);
+  return _mm256_testz_si256(bits, bits) == 0;
+#else
   int32_t bits = 0;
-  for (int i = 0; i < kWidth<int32_t> / 2; ++i) bits |= folded[i];
+  for (int i = 0; i < kWidth<int32_t>; ++i) bits |= value[i];
   return bits != 0;
+#endif
 }
 
 // Stores one register of results; past the caches if asked to, at an aligned address then.

@@ -1,0 +1,149 @@
+#pragma once
+
+#include "cpu/vec/summands.h"
+
+// Sums of columns. Internal linkage: see simd.h.
+namespace torchbn::cpu::vec {
+namespace {
+
+// Columns whose sums lie in the first-level cache while rows go by: of each row as long a
+// piece is read in one go, which is a stream to the prefetchers. Column after column would touch
+// another page with every row (half the speed at 2048 channels).
+constexpr int64_t kSumColumns = 512;
+
+// Rows that are added to the sums while these are in registers.
+constexpr int kSumRows = 4;
+
+// How far ahead rows are prefetched.
+constexpr int64_t kRowsAhead = 32;
+
+struct alignas(64) FloatColumns {
+  float center[kSumColumns];
+  float first[kSumColumns];
+  float second[kSumColumns];
+};
+
+// Adds `rows` rows of `width` columns, a multiple of kLanes that is at most kSumColumns.
+template <typename Source>
+TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, int64_t stride,
+                                          int64_t width, FloatColumns& sums) {
+  for (int64_t row = 0; row < rows; row += kSumRows) {
+    const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
+    const Source block = source + row * stride;
+    for (int64_t i = 0; i < width; i += kLanes) {
+      FloatAccumulator part;
+      part.load(sums.center + i, sums.first + i, sums.second + i);
+      if (count == kSumRows) {
+        unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
+          (block + ((k + kRowsAhead) * stride + i)).prefetch();
+          (block + (k * stride + i)).add(part);
+        });
+      } else {
+        for (int64_t k = 0; k < count; ++k) (block + (k * stride + i)).add(part);
+      }
+      part.store(sums.first + i, sums.second + i);
+    }
+  }
+}
+
+template <typename Source>
+TORCHBN_ALWAYS_INLINE void add_double_rows(const Source& source, int64_t rows, int64_t stride,
+                                           int64_t width, const double* pivots, double* first,
+                                           double* second) {
+  for (int64_t row = 0; row < rows; row += kSumRows) {
+    const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
+    const Source block = source + row * stride;
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const LanePivots pivot(pivots + i);
+      Accumulator sums;
+      sums.load(first + i, second + i);
+      if (count == kSumRows) {
+        unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
+          (block + ((k + kRowsAhead) * stride + i)).prefetch();
+          (block + (k * stride + i)).template add<false>(sums, pivot, nullptr);
+        });
+      } else {
+        for (int64_t k = 0; k < count; ++k)
+          (block + (k * stride + i)).template add<false>(sums, pivot, nullptr);
+      }
+      sums.store(first + i, second + i);
+    }
+  }
+}
+
+// One block of columns, of which those that `mask` selects are wanted.
+template <typename Source>
+TORCHBN_ALWAYS_INLINE void add_masked_rows(const Source& source, int64_t rows, int64_t stride,
+                                           const double* pivots, double* first, double* second,
+                                           const int64_t* mask) {
+  const LanePivots pivot(pivots);
+  Accumulator sums;
+  sums.load(first, second);
+  for (int64_t row = 0; row < rows; ++row)
+    (source + row * stride).template add<true>(sums, pivot, mask);
+  sums.store(first, second);
+}
+
+// `rows` <= kMostFloatBlocks rows of `width` <= kSumColumns columns; with a mask these are kLanes.
+template <typename T, typename Source>
+TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64_t stride,
+                                       int64_t width, const double* pivots, double* first,
+                                       double* second, const int64_t* mask) {
+  if constexpr (kSumsInFloat<T>) {
+    if (rows >= kLeastFloatBlocks) {
+      FloatColumns columns;
+      for (int64_t i = 0; i < width; i += kLanes) {
+        FloatAccumulator part = {};
+        (source + i).set_centers(part, LanePivots(pivots + i), rows, stride);
+        part.store(columns.first + i, columns.second + i);
+        part.store_centers(columns.center + i);
+      }
+      add_float_rows(source, rows, stride, width, columns);
+      for (int64_t i = 0; i < width; i += kLanes) {
+        FloatAccumulator part;
+        part.load(columns.center + i, columns.first + i, columns.second + i);
+        Accumulator added =
+            to_double(part, source + i, Blocks{rows, stride}, LanePivots(pivots + i));
+        if (mask != nullptr) added.keep_lanes(mask);
+        Accumulator sums;
+        sums.load(first + i, second + i);
+        sums += added;
+        sums.store(first + i, second + i);
+      }
+      return;
+    }
+  }
+  if (mask != nullptr)
+    add_masked_rows(source, rows, stride, pivots, first, second, mask);
+  else
+    add_double_rows(source, rows, stride, width, pivots, first, second);
+}
+
+template <typename T, typename Source>
+TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, const double* pivots,
+                                     double* first, double* second) {
+  const int64_t whole = strip.length / kLanes * kLanes;
+  const int64_t tail = strip.length - whole;
+  for (int64_t row = 0; row < strip.rows; row += kMostFloatBlocks) {
+    const int64_t rows = strip.rows - row < kMostFloatBlocks ? strip.rows - row : kMostFloatBlocks;
+    const Source block = source + row * strip.stride;
+    for (int64_t i = 0; i < whole; i += kSumColumns) {
+      const int64_t width = whole - i < kSumColumns ? whole - i : kSumColumns;
+      add_columns<T>(block + i, rows, strip.stride, width, pivots + i, first + i, second + i,
+                     nullptr);
+    }
+    if (tail == 0) continue;
+    if (whole > 0) {
+      const int64_t i = strip.length - kLanes;
+      add_columns<T>(block + i, rows, strip.stride, kLanes, pivots + i, first + i, second + i,
+                     kMask + tail);
+      continue;
+    }
+    Padded<T> buffers[2];
+    add_columns<T>(block.copy(rows, strip.stride, tail, buffers), rows, kLanes, kLanes, pivots,
+                   first, second, kMask + 2 * kLanes - tail);
+  }
+}
+
+}  // namespace
+}  // namespace torchbn::cpu::vec
