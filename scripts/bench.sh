@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measures the operators against torch's own, after setup and build.
+# Measures the operators against torch's own, eager and compiled, and against a plain copy, after setup
+# and build. Says at the start how long it will take.
 #
 #   bench.sh [ARGUMENT...]
 #

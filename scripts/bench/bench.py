@@ -1,28 +1,49 @@
-"""Measures torchbn against PyTorch's own batch norm and against a copy.
+"""Measures torchbn against its peers and against a floor.
 
-In every round a plain copy of the same tensors (the floor), ATen's batch norm (F.batch_norm as
-PyTorch dispatches it) and torchbn run one after the other, in rotated order. Reported are the
-median of the rounds' ratios with a 95% interval, times, and GB/s of the bytes that have to move.
-Before a case is timed, its results are compared with float64.
+In every round the floor (the same traffic without work), the peers and torchbn run one after the
+other, in rotated order. Reported are medians of the rounds' ratios with 95% intervals, against
+every peer and, as the headline, against the best one of each case. Rounds whose floor is more than
+15% off its median are left out. Before a case is timed, its results are compared with float64.
 
-Operations: train (forward), train_step (forward and backward through autograd), eval (forward).
+operations and their floors:
+  train       forward, without gradients            copy
+  backward    the gradients of a kept graph alone   sum of x and dy
+  train_step  forward and backward                  copy, then sum
+  eval        forward with running statistics       copy
+
+peers:
+  aten        F.batch_norm as PyTorch dispatches it
+  inductor    F.batch_norm under torch.compile(dynamic=False); compiling is not
+              timed, checking before each call that the graph fits is
+
+Threads are not pinned unless --pin is given, because users' are not. Every combination of --malloc
+and --threads is a process of its own.
 
 examples:
   bench.py --quick
-  bench.py --operation train --layout channels_last --threads 1 --malloc warm
-  bench.py --shapes 32x64x112x112 8x3x17x19 --dtype float32 --json result.json
+  bench.py --malloc both --threads 1 2 --json result.json
+  bench.py --shapes 32x64x112x112 8x3x17x19 --dtype float32 --peers aten
 """
 
 import argparse
-import json
+import itertools
+import math
 import os
 import pathlib
+import subprocess
 import sys
+import tempfile
+import time
 
 import cases
+import machine
 import measure
+import peers
 import report
+import store
+import summary
 import torch
+from problem import Problem
 
 try:
     from tqdm import tqdm
@@ -31,44 +52,58 @@ except ImportError:
         return items
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# The C library then keeps freed memory: outputs come without page faults.
-WARM_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
 
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, help="of the CPU (default: as torch has it)")
-    parser.add_argument("--quick", action="store_true", help="few shapes and rounds, float32")
-    parser.add_argument("--shapes", nargs="+", type=cases.parse_shape, metavar="NxC[x...]",
-                        help="instead of the built-in ones")
-    parser.add_argument("--dtype", nargs="+", choices=list(cases.ITEM_SIZE))
-    parser.add_argument("--layout", nargs="+", choices=cases.LAYOUTS)
-    parser.add_argument("--operation", nargs="+", choices=cases.OPERATIONS)
-    parser.add_argument("--seconds", type=float, help="per case (default: 2, quick 0.5)")
-    parser.add_argument("--rounds", type=int, help="at least, per case (default: 15, quick 7)")
-    parser.add_argument("--malloc", choices=["default", "warm"], default="default",
-                        help="warm: the C library keeps freed memory, so that new outputs cause "
-                             "no page faults; restarts this program with that setting")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the results there")
-    parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
-                        help="write DIR/bench_DEVICE.json, named after the device's model")
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    add = parser.add_argument
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--quick", action="store_true", help="few shapes and rounds, float32, without inductor")
+    add("--threads", nargs="+", type=positive, metavar="N",
+        help="of the CPU, one run for each number (default: as torch has it)")
+    add("--malloc", choices=["default", "warm", "both"], default="default",
+        help="warm: the C library keeps freed memory, so that new outputs cause no page faults; "
+             "both: one run each, side by side")
+    add("--pin", action="store_true", help="bind threads to cores (OMP_PROC_BIND, OMP_PLACES)")
+    add("--peers", nargs="+", choices=peers.NAMES, help="default: all; quick and on a GPU: aten")
+    add("--shapes", nargs="+", type=cases.parse_shape, metavar="NxC[x...]",
+        help="instead of the built-in ones")
+    add("--dtype", nargs="+", choices=list(cases.ITEM_SIZE))
+    add("--layout", nargs="+", choices=cases.LAYOUTS)
+    add("--operation", nargs="+", choices=cases.OPERATIONS,
+        help="default: all; on a GPU not backward")
+    add("--seconds", type=float, help="per case (default: 2, quick 0.3)")
+    add("--rounds", type=positive, help="at least, per case (default: 15, quick 7)")
+    add("--json", type=pathlib.Path, metavar="FILE", help="write the results there")
+    add("--out", type=pathlib.Path, metavar="DIR",
+        help="write DIR/bench_DEVICE.json, named after the device's model")
+    add("--markdown", action="store_true", help="print the tables as Markdown")
+    add("--part", action="store_true", help=argparse.SUPPRESS)  # one run of several
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU")
-    if options.malloc == "warm" and options.device == "cuda":
-        parser.error("--malloc warm is about the memory of the CPU")
-    options.seconds = options.seconds or (0.5 if options.quick else 2)
+    if options.device == "cuda" and options.malloc != "default":
+        parser.error(f"--malloc {options.malloc} is about the memory of the CPU")
+    options.seconds = options.seconds or (0.3 if options.quick else 2)
     options.rounds = options.rounds or (7 if options.quick else 15)
+    options.peers = options.peers or (
+        ["aten"] if options.quick or options.device == "cuda" else peers.NAMES)
+    options.cases = cases.select(options.device, quick=options.quick, shapes=options.shapes,
+                                 layouts=options.layout, dtypes=options.dtype,
+                                 operations=options.operation)
+    options.threads = list(dict.fromkeys(options.threads or []))
+    if not options.cases:
+        parser.error("no case is left: with one channel or one value per plane there is only the "
+                     "layout channels_first")
     return options
-
-
-def restart_with_warm_malloc():
-    """glibc reads these variables when a process starts."""
-    if any(os.environ.get(name) != value for name, value in WARM_MALLOC.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **WARM_MALLOC})
 
 
 def load_library():
@@ -79,69 +114,144 @@ def load_library():
     torch.ops.load_library(str(path.resolve()))
 
 
-def check(case, problem, contestants):
-    """The contestants' errors; ours have to be right before they are fast."""
-    errors = {name: problem.errors(contestants[name]()) for name in ("aten", "torchbn")}
-    wrong = {what: error for what, error in errors["torchbn"].items() if not error <= 1}
-    if wrong:
-        sys.exit(f"{case.name}: torchbn is wrong; errors in units of the allowed one: {wrong}")
-    return errors
+def estimate(options, chosen):
+    """Seconds that a run takes, roughly: rounds at 5 GB/s where they outlast the time of a case,
+    30 ns per value for filling and checking, and 3 s for each graph that is not in the compiler's
+    cache yet."""
+    compiled = any(peer.name == "inductor" for peer in chosen)
+    measured = sum(max(options.seconds, options.rounds * (2 + len(chosen)) * c.minimal_bytes / 5e9)
+                   + 0.2 + 30e-9 * math.prod(c.shape) for c in options.cases)
+    return measured, 3 * sum(c.graphs for c in options.cases) * compiled
 
 
-def run_case(case, options):
-    """The results of one case: one, or on a GPU two, calls as such and in a graph."""
-    problem = measure.Problem(case, options.device)
-    contestants = problem.contestants()
+def announce(options, runs):
+    """What is to come, and who will be missing."""
+    chosen, notes = peers.choose(options.peers, options.device)
+    for note in notes:
+        print(note, file=sys.stderr)
+    measured, compiling = estimate(options, chosen)
+    text = f"{len(options.cases)} cases, {runs} run{'s' * (runs > 1)}: about "
+    text += f"{math.ceil(measured * runs / 60)} min"
+    if compiling:
+        text += f", and up to {math.ceil(compiling / 60)} min for compiling the first time"
+    print(text, file=sys.stderr)
+
+
+def contestants_of(case, problem, chosen):
+    """The calls to time, and what each is off by; ours has to be right before it is fast. A peer
+    that fails, as a compiler may, is left out with a note."""
+    calls, errors, notes = {"floor": problem.floor}, {}, []
+    for peer in [*chosen, peers.OURS]:
+        try:
+            call = problem.contestant(peer.prepare())
+            found = problem.errors(call())
+        except Exception as error:
+            if peer is peers.OURS:
+                raise
+            notes.append(f"{case.name}: without {peer.name}: {type(error).__name__}: "
+                         f"{peers.first_line(error)}")
+            continue
+        if peer is peers.OURS and not max(found.values()) <= 1:
+            sys.exit(f"{case.name}: torchbn is wrong; errors in units of the allowed one: {found}")
+        calls[peer.name], errors[peer.name] = call, summary.rounded(max(found.values()), 2)
+    if len(calls) < 3:
+        sys.exit(f"no peer is left to measure against: {'; '.join(notes)}")
+    return calls, errors, notes
+
+
+def run_case(case, options, chosen):
+    """The results of one case, one, or on a GPU two: calls as such and in a graph; and notes."""
+    problem = Problem(case, options.device)
+    calls, errors, notes = contestants_of(case, problem, chosen)
     common = {"operation": case.operation, "dtype": case.dtype, "layout": case.layout,
-              "shape": cases.shape_name(case.shape), "minimal_bytes": case.minimal_bytes,
-              "errors": check(case, problem, contestants)}
+              "shape": cases.shape_name(case.shape), "errors": errors}
     limits = dict(seconds=options.seconds, least_rounds=options.rounds)
-    if options.device == "cpu":
-        times = measure.run_rounds(contestants, measure.CpuClock(), **limits)
-        faults = {name: measure.page_faults(call) for name, call in contestants.items()}
-        yield {**common, "mode": "call", **measure.summarize(times, case.minimal_bytes),
-               "page_faults": faults, "times": times}
-        return
-    clock = measure.CudaClock()
-    times = measure.run_rounds(contestants, clock, **limits)
-    yield {**common, "mode": "call", **measure.summarize(times, case.minimal_bytes), "times": times}
-    calls = 20
-    graphs = {name: measure.captured(call, calls) for name, call in contestants.items()}
-    times = measure.run_rounds(graphs, clock, **limits)
-    times = {name: [t / calls for t in samples] for name, samples in times.items()}
-    yield {**common, "mode": "graph", **measure.summarize(times, case.minimal_bytes),
-           "times": times}
+    on_cpu = options.device == "cpu"
+    clock = measure.CpuClock() if on_cpu else measure.CudaClock()
+    times = measure.run_rounds(calls, clock, **limits)
+    results = [{**common, "mode": "call", **summary.summarize(times)}]
+    if on_cpu:
+        results[0]["faults"] = {name: measure.page_faults(call) for name, call in calls.items()}
+    elif case.operation != "backward":
+        repeats = 20
+        graphs = {name: measure.captured(call, repeats) for name, call in calls.items()}
+        times = measure.run_rounds(graphs, clock, **limits)
+        times = {name: [t / repeats for t in samples] for name, samples in times.items()}
+        results.append({**common, "mode": "graph", **summary.summarize(times)})
+    return results, notes
+
+
+def run(options, arguments):
+    """The record of a single run, in this process."""
+    if options.threads:
+        torch.set_num_threads(options.threads[0])
+    load_library()
+    chosen, notes = peers.choose(options.peers, options.device)
+    load = machine.load_average()
+    results, ticks, start = [], machine.stolen_ticks(), time.perf_counter()
+    for case in tqdm(options.cases, unit="case", file=sys.stderr,
+                     desc=f"{options.malloc}, threads {torch.get_num_threads()}"):
+        found, more = run_case(case, options, chosen)
+        results += found
+        notes += more
+        for note in more:
+            print(f"\n{note}", file=sys.stderr)
+    return {
+        "command": machine.command_of(arguments), **machine.describe(options.device),
+        "pinned": options.pin, "load_average": [load, machine.load_average()],
+        "runs": [{"malloc": options.malloc, "threads": torch.get_num_threads(),
+                  "seconds": round(time.perf_counter() - start),
+                  "stolen_percent": machine.stolen_percent(ticks, machine.stolen_ticks()),
+                  "notes": notes, "results": results}]}
+
+
+def run_elsewhere(options, arguments, malloc, threads):
+    """The same in a process that starts with what malloc and the threads' binding are read from."""
+    needed = machine.variables(malloc, options.pin)
+    environment = {**os.environ, **{k: v for k, v in needed.items() if v}}
+    for name in [k for k, v in needed.items() if not v]:
+        environment.pop(name, None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "part.json"
+        command = [sys.executable, str(pathlib.Path(__file__).resolve()), *arguments, "--part",
+                   "--malloc", malloc, "--json", str(path),
+                   *(["--threads", str(threads)] if threads else [])]
+        status = subprocess.run(command, env=environment, check=False).returncode
+        if status:
+            sys.exit(status)
+        return store.load(path)
+
+
+def run_all(options, arguments):
+    modes = ["default", "warm"] if options.malloc == "both" else [options.malloc]
+    runs = list(itertools.product(modes, options.threads or [None]))
+    needed = machine.variables(options.malloc, options.pin)
+    load = machine.load_average()
+    announce(options, len(runs))
+    if len(runs) == 1 and all(os.environ.get(name) == value for name, value in needed.items()):
+        return run(options, arguments)
+    record = store.merge([run_elsewhere(options, arguments, *which) for which in runs])
+    return {**record, "command": machine.command_of(arguments),
+            "load_average": [load, machine.load_average()]}
 
 
 def main(arguments):
     options = parse(arguments)
-    if options.malloc == "warm":
-        restart_with_warm_malloc()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    load_library()
-
-    chosen = cases.select(options.device, quick=options.quick, shapes=options.shapes,
-                          layouts=options.layout, dtypes=options.dtype,
-                          operations=options.operation)
-    results = []
-    load = [report.load_average()]
-    for case in tqdm(chosen, unit="case", file=sys.stderr):
-        results.extend(run_case(case, options))
-
-    environment = {**report.environment(options, arguments),
-                   "load_average": [*load, report.load_average()]}
+    if options.part:
+        store.save(options.json, run(options, arguments))
+        return
+    record = run_all(options, arguments)
     files = [options.json] if options.json else []
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        files.append(options.out / f"bench_{report.slug(environment['device_model'])}.json")
+        files.append(options.out / f"bench_{machine.slug(record['device_model'])}.json")
     for path in files:
-        path.write_text(json.dumps({**environment, "overall": report.overall(results),
-                                    "results": results}, indent=1) + "\n")
-    if load[0] is not None and load[0] > 0.5:
-        print(f"the machine was busy before this began (load average {load[0]:.1f}): measure again",
+        store.save(path, record)
+    print(report.text(record, options.markdown), end="")
+    load = record["load_average"][0]
+    if load is not None and load > 0.5:
+        print(f"the machine was busy before this began (load average {load:.1f}): measure again",
               file=sys.stderr)
-    print((report.markdown if options.markdown else report.plain)(environment, results), end="")
 
 
 if __name__ == "__main__":

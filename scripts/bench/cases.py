@@ -3,22 +3,50 @@
 import math
 from dataclasses import dataclass
 
-OPERATIONS = ["train", "train_step", "eval"]
+# Tensors of the input's size that have to move even if nothing is read twice: x and y forward; x,
+# dy and dx backward.
+TENSORS_MOVED = {"train": 2, "backward": 3, "train_step": 5, "eval": 2}
+OPERATIONS = list(TENSORS_MOVED)
 LAYOUTS = ["channels_first", "channels_last"]
 DTYPES = ["float32", "bfloat16"]
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
-# Networks' own shapes, then the awkward ones: few channels, odd planes, one dimension, speech,
-# video, a single channel.
-CPU_SHAPES = [
-    (32, 64, 112, 112), (32, 256, 56, 56), (32, 512, 28, 28), (32, 1024, 14, 14),
-    (32, 2048, 7, 7), (16, 144, 56, 56), (8, 7, 40, 40), (6, 3, 300, 300), (16, 16, 32, 32),
-    (32, 64), (1024, 512), (100000, 64), (64, 80, 1000), (4, 32, 8, 28, 28), (64, 1, 28, 28),
-]
-CUDA_SHAPES = [
-    (256, 64, 112, 112), (256, 256, 56, 56), (256, 512, 28, 28), (256, 1024, 14, 14),
-    (256, 2048, 7, 7), *CPU_SHAPES, (20, 6, 65536), (64, 1, 224, 224), (8, 3, 512, 512),
-]
+# Shapes by the set that they are reported with.
+CPU_SETS = {
+    # One of every stage of ResNet-50: planes shrink as channels grow.
+    "ResNet-50": [(32, 64, 112, 112), (32, 256, 56, 56), (32, 512, 28, 28), (32, 1024, 14, 14),
+                  (32, 2048, 7, 7)],
+    # Expanded channels of EfficientNet-B0's blocks, at the batch sizes of training and fine-tuning.
+    "EfficientNet-B0": [(32, 96, 112, 112), (16, 144, 56, 56), (20, 1152, 7, 7)],
+    # DenseNet-121: a bottleneck, what a block has gathered half-way, and the last norm.
+    "DenseNet-121": [(32, 128, 56, 56), (32, 480, 14, 14), (32, 1024, 7, 7)],
+    # DeepLab on crops of 513 x 513: odd planes, and one channel per class.
+    "segmentation": [(8, 256, 129, 129), (4, 21, 129, 129)],
+    # A 3-D ResNet on clips of 16 frames, and a lighter one.
+    "video": [(4, 64, 16, 56, 56), (8, 256, 4, 14, 14), (4, 32, 8, 28, 28)],
+    # Rows of a table, from the head of a classifier to all the points of a cloud.
+    "N x C": [(32, 64), (1024, 512), (100_000, 64), (1_000_000, 64)],
+    # Mel bands, a conformer's convolution module, a convolutional recogniser: odd lengths.
+    "speech": [(64, 80, 1000), (16, 512, 399), (32, 256, 801)],
+    # Digits and radiographs.
+    "one channel": [(64, 1, 28, 28), (16, 1, 512, 512)],
+    # Colour images, and few channels on planes of awkward sizes.
+    "few channels": [(6, 3, 300, 300), (8, 7, 40, 40), (20, 6, 65536)],
+    # Where the call itself is the cost.
+    "small": [(16, 16, 32, 32)],
+}
+CUDA_SETS = {
+    "ResNet-50": [(256, 64, 112, 112), (256, 256, 56, 56), (256, 512, 28, 28),
+                  (256, 1024, 14, 14), (256, 2048, 7, 7)],
+    "ResNet-50, batch 32": CPU_SETS["ResNet-50"],
+    "EfficientNet-B0": [(16, 144, 56, 56)],
+    "video": [(4, 32, 8, 28, 28)],
+    "N x C": [(32, 64), (1024, 512), (100_000, 64)],
+    "speech": [(64, 80, 1000)],
+    "one channel": [(64, 1, 28, 28), (64, 1, 224, 224)],
+    "few channels": [(6, 3, 300, 300), (8, 7, 40, 40), (20, 6, 65536), (8, 3, 512, 512)],
+    "small": [(16, 16, 32, 32)],
+}
 QUICK_SHAPES = [(32, 1024, 14, 14), (16, 144, 56, 56), (8, 7, 40, 40), (32, 64), (1024, 512),
                 (64, 80, 1000)]
 
@@ -40,8 +68,12 @@ class Case:
 
     @property
     def minimal_bytes(self):
-        """What has to move even if nothing is read twice: x and y; in backward x, dy and dx."""
-        return self.tensor_bytes * (5 if self.operation == "train_step" else 2)
+        return self.tensor_bytes * TENSORS_MOVED[self.operation]
+
+    @property
+    def graphs(self):
+        """How many graphs a compiler makes of it; those of a step are those of backward."""
+        return {"train": 1, "backward": 2, "train_step": 0, "eval": 1}[self.operation]
 
 
 def shape_name(shape):
@@ -55,16 +87,34 @@ def parse_shape(text):
     return sizes
 
 
+def shapes_of(device):
+    return [shape for shapes in (CUDA_SETS if device == "cuda" else CPU_SETS).values()
+            for shape in shapes]
+
+
+def set_of(shape, device):
+    """The name of the set that lists the shape."""
+    for name, shapes in (CUDA_SETS if device == "cuda" else CPU_SETS).items():
+        if shape in shapes:
+            return name
+    return "others"
+
+
 def layouts_of(shape):
     """With one channel or one value per plane both layouts are the same memory."""
     return LAYOUTS if shape[1] > 1 and math.prod(shape[2:]) > 1 else LAYOUTS[:1]
 
 
+def operations_of(device):
+    """A GPU's times include those of a CUDA graph, which a backward pass alone, whose forward pass
+    lies outside, cannot be captured in."""
+    return [o for o in OPERATIONS if device == "cpu" or o != "backward"]
+
+
 def select(device, *, quick=False, shapes=None, layouts=None, dtypes=None, operations=None):
     """The cases of a run; what is not given is everything, or float32 alone in a quick run."""
-    known = QUICK_SHAPES if quick else CUDA_SHAPES if device == "cuda" else CPU_SHAPES
     return [Case(shape, layout, dtype, operation)
             for dtype in dtypes or (DTYPES[:1] if quick else DTYPES)
-            for operation in operations or OPERATIONS
-            for shape in shapes or known
+            for operation in operations or operations_of(device)
+            for shape in shapes or (QUICK_SHAPES if quick else shapes_of(device))
             for layout in layouts_of(shape) if layout in (layouts or LAYOUTS)]

@@ -1,141 +1,214 @@
-"""What a run leaves behind: where it ran, a table, one JSON file. No host, no path."""
+"""The tables: every case, and the targets that groups of cases are judged by."""
 
-import math
-import os
-import pathlib
-import platform
-import re
-import sys
+import cases
+from peers import TITLES
+from store import contestants_of
+from summary import best_peer, geometric_mean, headline
 
-import torch
+EVERYTHING, BEYOND = "everything", "beyond the last-level cache"
 
 
-def cpu_model():
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def case_of(result):
+    return cases.Case(cases.parse_shape(result["shape"]), result["layout"], result["dtype"],
+                      result["operation"])
 
 
-def device_model(device):
-    return torch.cuda.get_device_name() if device == "cuda" else cpu_model()
+def label(run, record):
+    """What sets a run apart from the record's others; nothing where it is the only one."""
+    runs = record["runs"]
+    parts = []
+    if len({r["malloc"] for r in runs}) > 1:
+        parts.append(run["malloc"])
+    if len({r["threads"] for r in runs}) > 1:
+        parts.append("1 thread" if run["threads"] == 1 else f"{run['threads']} threads")
+    return ", ".join(parts)
 
 
-def load_average():
-    """Of the last minute; what else runs shows best in it before a measurement begins."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def slug(text):
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-
-
-def command_of(arguments):
-    """The command as one would type it in the repository; of files only their names."""
-    shown, is_file = [], False
-    for argument in arguments:
-        option, equals, value = argument.partition("=")
-        if option in ("--json", "--out"):
-            argument = option + equals + pathlib.PurePath(value).name if equals else option
-        elif is_file:
-            argument = pathlib.PurePath(argument).name
-        is_file = argument in ("--json", "--out")
-        shown.append(argument)
-    return " ".join(["python scripts/bench/bench.py", *shown])
-
-
-def environment(options, arguments):
-    allocation = {name: os.environ[name] for name in
-                  ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_") if name in os.environ}
-    return {
-        "command": command_of(arguments),
-        "device": options.device,
-        "device_model": device_model(options.device),
-        "cpu_model": cpu_model(),
-        "threads": torch.get_num_threads(),
-        "allocation": {"mode": options.malloc, **allocation},
-        "cache": "hot: every call works on the same tensors",
-        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda,
-                     "python": sys.version.split()[0], "system": platform.system(),
-                     "cpu_capability": torch.backends.cpu.get_cpu_capability()},
-    }
-
-
-def geometric_mean(values):
-    values = list(values)
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def overall(results):
-    """Per operation, type and mode: the geometric mean never without the worst case."""
+def groups_of(results, key):
     groups = {}
     for result in results:
-        key = (result["operation"], result["dtype"], result["mode"])
-        groups.setdefault(key, []).append(result)
+        groups.setdefault(key(result), []).append(result)
+    return groups
+
+
+def judge(results):
+    """The geometric mean never without the worst case. Lost: even the interval's end is below 1."""
+    worst = min(results, key=lambda r: headline(r)[0])
+    floors = [r["ratios"]["floor"][0] for r in results]
+    return {"cases": len(results),
+            "mean": round(geometric_mean(headline(r)[0] for r in results), 3),
+            "worst": headline(worst)[0], "worst_case": f"{worst['shape']} {worst['layout']}",
+            "of_floor": round(geometric_mean(floors), 3), "least_of_floor": min(floors),
+            "lost": sum(headline(r)[2] < 1 for r in results)}
+
+
+def targets(record):
+    """Per run, named by its number, scope, and group of operation, layout and type."""
+    cache = record["last_level_cache_bytes"]
+    scopes = {EVERYTHING: lambda case: True}
+    if cache:
+        scopes[BEYOND] = lambda case: case.tensor_bytes > cache
     lines = []
-    for (operation, dtype, mode), group in groups.items():
-        worst = min(group, key=lambda r: r["speedup"]["median"])
-        lines.append({
-            "operation": operation, "dtype": dtype, "mode": mode, "cases": len(group),
-            "geometric_mean": geometric_mean(r["speedup"]["median"] for r in group),
-            "worst": worst["speedup"]["median"],
-            "worst_case": f"{worst['shape']} {worst['layout']}",
-            "lost": sum(r["speedup"]["high"] < 1 for r in group),
-        })
+    for number, run in enumerate(record["runs"]):
+        for scope, inside in scopes.items():
+            results = [r for r in run["results"] if inside(case_of(r))]
+            groups = groups_of(results,
+                               lambda r: (r["operation"], r["layout"], r["dtype"], r["mode"]))
+            for (operation, layout, dtype, mode), group in groups.items():
+                lines.append({"run": number, "scope": scope, "operation": operation,
+                              "layout": layout, "dtype": dtype, "mode": mode, **judge(group)})
     return lines
 
 
-def duration(seconds):
-    for unit, scale in (("s", 1), ("ms", 1e3), ("us", 1e6)):
-        if seconds * scale >= 1:
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds * 1e6:.2g} us"
+def percent(ratio):
+    return f"{100 * ratio:.0f}%"
 
 
-def rows_of(results):
-    for r in results:
-        c = r["contestants"]
-        yield [r["operation"], r["dtype"], r["shape"], r["layout"], r["mode"],
-               duration(c["copy"]["seconds"]), duration(c["aten"]["seconds"]),
-               duration(c["torchbn"]["seconds"]), f"{c['torchbn']['gb_per_s']:.1f}",
-               f"{100 * r['of_floor']['median']:.0f}%",
-               f"{r['speedup']['median']:.2f}",
-               f"{r['speedup']['low']:.2f} to {r['speedup']['high']:.2f}"]
+def judged_columns(brief):
+    """Names and cells of a judgement; brief beside those of other runs."""
+    columns = {"mean": lambda g: f"{g['mean']:.2f}", "worst": lambda g: f"{g['worst']:.2f}",
+               "worst case": lambda g: g["worst_case"],
+               "lost": lambda g: f"{g['lost']} of {g['cases']}",
+               "of floor": lambda g: percent(g["of_floor"]),
+               "least of floor": lambda g: percent(g["least_of_floor"])}
+    for name in ("worst case", "least of floor") if brief else ():
+        del columns[name]
+    return columns
 
 
-HEADER = ["operation", "dtype", "shape", "layout", "mode", "copy", "ATen", "torchbn", "GB/s",
-          "of the copy's speed", "ATen / torchbn", "95% interval"]
+def beside(record, names, columns, entries):
+    """A table whose rows begin with the names' values and go on with the columns of each run.
+    entries: (number of the run, names' values, what the columns' functions take)"""
+    runs = record["runs"]
+    header, rows = list(names), {}
+    for run in runs:
+        mark = label(run, record)
+        header += [f"{mark}\n{column}" if mark else column for column in columns]
+    for number, key, value in entries:
+        row = rows.setdefault(key, [*key, *["-"] * (len(columns) * len(runs))])
+        start = len(names) + number * len(columns)
+        row[start:start + len(columns)] = [cell(value) for cell in columns.values()]
+    return header, list(rows.values()), len(names)
 
 
-def markdown(environment, results):
-    e = environment
-    load = e.get("load_average")
-    busy = f", load average before it began {load[0]}" if load else ""
-    lines = [
-        f"`{e['command']}` on {e['device_model']}, {e['threads']} threads, torch "
-        f"{e['versions']['torch']}, allocation {e['allocation']['mode']}, cache {e['cache']}"
-        f"{busy}.",
-        "",
-        "| " + " | ".join(HEADER) + " |",
-        "|" + "---|" * 5 + "---:|" * 6 + "---|",
-        *("| " + " | ".join(row) + " |" for row in rows_of(results)),
-        "",
-        *(f"- {g['operation']} {g['dtype']} {g['mode']}: geometric mean "
-          f"{g['geometric_mean']:.2f}, worst {g['worst']:.2f} ({g['worst_case']}); "
-          f"{g['lost']} of {g['cases']} lost" for g in overall(results)),
-    ]
+def several_modes(record):
+    return len({r["mode"] for run in record["runs"] for r in run["results"]}) > 1
+
+
+def targets_table(record, scope):
+    names = ["operation", "layout", "dtype", *(["mode"] if several_modes(record) else [])]
+    entries = [(t["run"], tuple(t[name] for name in names), t) for t in targets(record)
+               if t["scope"] == scope]
+    return beside(record, names, judged_columns(len(record["runs"]) > 1), entries)
+
+
+def sets_table(record):
+    """Per set of shapes, over both layouts and all types."""
+    names = ["operation", *(["mode"] if several_modes(record) else [])]
+    entries = []
+    for number, run in enumerate(record["runs"]):
+        groups = groups_of(run["results"], lambda r: (
+            cases.set_of(cases.parse_shape(r["shape"]), record["device"]),
+            *(r[name] for name in names)))
+        entries += [(number, key, judge(group)) for key, group in groups.items()]
+    return beside(record, ["set", *names], judged_columns(len(record["runs"]) > 1), entries)
+
+
+def duration(microseconds):
+    for unit, scale in (("s", 1e-6), ("ms", 1e-3), ("us", 1)):
+        if microseconds * scale >= 1:
+            return f"{microseconds * scale:.3g} {unit}"
+    return f"{microseconds:.2g} us"
+
+
+def gigabytes_per_second(result, contestant="torchbn"):
+    """Of the bytes that have to move."""
+    return case_of(result).minimal_bytes / result["microseconds"][contestant][0] / 1e3
+
+
+def case_columns(contestants, brief):
+    """Names and cells of a case in one run; beside those of other runs only torchbn's time.
+    "ATen /" is ATen's time / torchbn's."""
+    def time(name):
+        return lambda r: duration(r["microseconds"][name][0]) if name in r["microseconds"] else "-"
+
+    def ratio(name):
+        return lambda r: f"{r['ratios'][name][0]:.2f}" if name in r["ratios"] else "-"
+
+    def interval(result):
+        _, low, high = headline(result)
+        return f"{low:.2f} to {high:.2f} ({TITLES[best_peer(result)]})"
+
+    peers = [name for name in contestants if name not in ("floor", "torchbn")]
+    return {**{TITLES[name]: time(name) for name in (["torchbn"] if brief else contestants)},
+            "GB/s": lambda r: f"{gigabytes_per_second(r):.1f}",
+            "of floor": lambda r: percent(r["ratios"]["floor"][0]),
+            **{f"{TITLES[name]} /": ratio(name) for name in peers},
+            "best peer /, 95%": interval}
+
+
+def cases_table(record):
+    names = ["operation", "dtype", "shape", "layout",
+             *(["mode"] if several_modes(record) else [])]
+    entries = [(number, tuple(result[name] for name in names), result)
+               for number, run in enumerate(record["runs"]) for result in run["results"]]
+    columns = case_columns(contestants_of(record), len(record["runs"]) > 1)
+    return beside(record, names, columns, entries)
+
+
+def markdown_table(header, rows, names):
+    """The first columns are names, the others numbers."""
+    return ["| " + " | ".join(header).replace("\n", "<br>") + " |",
+            "|" + "---|" * names + "---:|" * (len(header) - names),
+            *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def plain_table(header, rows, names):
+    # A column of a run has the run's name above its own.
+    heads = [cell.rpartition("\n")[::2] for cell in header]
+    lines = [[above for above, _ in heads]] if any(above for above, _ in heads) else []
+    lines += [[name for _, name in heads], *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return ["  ".join(cell.ljust(w) if i < names else cell.rjust(w)
+                      for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+            for line in lines]
+
+
+def origin(record):
+    """The command, the machine and the settings, in one sentence."""
+    threads = " and ".join(dict.fromkeys(str(run["threads"]) for run in record["runs"]))
+    malloc = " and ".join(dict.fromkeys(run["malloc"] for run in record["runs"]))
+    load = record["load_average"][0]
+    return (f"`{record['command']}` on {record['device_model']}, {threads} "
+            f"thread{'' if threads == '1' else 's'}{', pinned' if record['pinned'] else ''}, "
+            f"torch {record['versions']['torch']}, allocation {malloc}, cache "
+            f"{record['cache'].split(':')[0]}"
+            f"{f', load average before it began {load}' if load is not None else ''}.")
+
+
+LEGEND = ("Ratios are a peer's time / torchbn's, above 1 where torchbn is faster; those without "
+          "a name are against the best peer of a case. \"of floor\": the floor's time / torchbn's. "
+          "Mean: the geometric one. Lost: the whole interval lies below 1.")
+
+
+def notes(record):
+    return list(dict.fromkeys(note for run in record["runs"] for note in run["notes"]))
+
+
+def sections(record):
+    """Title and table of each part."""
+    yield "Every case", cases_table(record)
+    yield "Sets", sets_table(record)
+    for scope in (EVERYTHING, BEYOND):
+        table = targets_table(record, scope)
+        if table[1]:
+            yield f"Targets, {scope}", table
+
+
+def text(record, markdown=False):
+    draw = markdown_table if markdown else plain_table
+    lines = [origin(record) if markdown else origin(record).replace("`", ""), "", LEGEND,
+             *(f"Note: {note}." for note in notes(record))]
+    for title, table in sections(record):
+        lines += ["", f"### {title}" if markdown else f"{title}:", "", *draw(*table)]
     return "\n".join(lines) + "\n"
-
-
-def plain(environment, results):
-    """The same table for a terminal."""
-    rows = [HEADER, *rows_of(results)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    table = ["  ".join(cell.ljust(w) if i < 5 else cell.rjust(w)
-                       for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-             for row in rows]
-    head, *_, = markdown(environment, []).splitlines()
-    tail = [line for line in markdown(environment, results).splitlines() if line.startswith("- ")]
-    return "\n".join([head.replace("`", ""), "", *table, "", *tail]) + "\n"

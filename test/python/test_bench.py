@@ -1,20 +1,21 @@
-"""The benchmark's arithmetic and its words. Nothing here measures time."""
+"""The benchmark's cases, contestants and arithmetic. Nothing here measures time."""
 
-import json
-import pathlib
+import math
 import random as python_random
-import sys
 
 import pytest
 
-from helpers import ROOT
+from bench_record import record, result, run
 
-sys.path.insert(0, str(ROOT / "scripts" / "bench"))
-
-import bench  # noqa: E402
-import cases  # noqa: E402
-import measure  # noqa: E402
-import report  # noqa: E402
+import bench
+import cases
+import machine
+import measure
+import peers
+import problem
+import report
+import store
+import summary
 
 
 def test_shapes_are_read_as_they_are_written():
@@ -25,20 +26,47 @@ def test_shapes_are_read_as_they_are_written():
             cases.parse_shape(wrong)
 
 
-def test_bytes_are_the_least_that_can_move():
-    assert cases.Case((2, 3, 4), "channels_first", "bfloat16", "eval").minimal_bytes == 2 * 48
-    assert cases.Case((2, 3), "channels_first", "float32", "train_step").minimal_bytes == 5 * 24
+@pytest.mark.parametrize("operation, tensors", [("train", 2), ("backward", 3), ("train_step", 5),
+                                                ("eval", 2)])
+def test_bytes_are_the_least_that_can_move(operation, tensors):
+    case = cases.Case((2, 3, 4), "channels_first", "bfloat16", operation)
+    assert case.minimal_bytes == tensors * 48
+    floor = problem.Problem(case, "cpu").floor()
+    assert 2 * len(floor) + (operation in ("backward", "train_step")) == tensors
 
 
 def test_a_selection_is_the_product_without_repetitions():
-    chosen = cases.select("cpu")
-    assert len(chosen) == len(set(chosen))
-    assert {c.shape for c in chosen} == set(cases.CPU_SHAPES)
+    for device in ("cpu", "cuda"):
+        chosen = cases.select(device)
+        assert len(chosen) == len(set(chosen))
+        assert {c.shape for c in chosen} == set(cases.shapes_of(device))
+        assert len(cases.shapes_of(device)) == len(set(cases.shapes_of(device)))
+        assert {c.operation for c in chosen} == set(cases.operations_of(device))
     only = cases.select("cpu", shapes=[(4, 1, 5), (4, 2)], dtypes=["float32"])
-    assert {c.layout for c in only} == {"channels_first"} and len(only) == 6
+    assert {c.layout for c in only} == {"channels_first"}
+    assert len(only) == 2 * len(cases.OPERATIONS)
     assert not cases.select("cpu", shapes=[(4, 2)], layouts=["channels_last"])
     assert {c.dtype for c in cases.select("cpu", quick=True)} == {"float32"}
-    assert set(cases.CUDA_SHAPES) < {c.shape for c in cases.select("cuda")} | {()}
+
+
+def test_the_awkward_shapes_are_among_the_shapes():
+    shapes = cases.shapes_of("cpu")
+    assert {1, 3, 6, 7, 21} <= {shape[1] for shape in shapes}
+    assert {(7, 7), (40, 40), (129, 129)} <= {shape[2:] for shape in shapes}
+    assert {len(shape) for shape in shapes} == {2, 3, 4, 5}
+    assert cases.set_of((32, 64), "cpu") == "N x C"
+    assert cases.set_of((3, 3), "cpu") == "others"
+
+
+def test_a_quick_run_is_announced_as_less_than_a_minute(capsys):
+    options = bench.parse(["--quick"])
+    assert options.peers == ["aten"]
+    bench.announce(options, runs=1)
+    assert capsys.readouterr().err.endswith("cases, 1 run: about 1 min\n")
+    full = bench.parse([])
+    assert full.peers == peers.NAMES
+    measured, compiling = bench.estimate(full, peers.PEERS)
+    assert 60 < measured < 3600 and 60 < compiling < 3600
 
 
 def test_everyone_is_first_equally_often():
@@ -51,41 +79,6 @@ def test_samples_are_long_against_the_clock():
     assert measure.repeats_for(1.0) == 1
     assert measure.repeats_for(1e-4, least=2e-3) == 20
     assert measure.repeats_for(0.0) == 1000
-
-
-@pytest.mark.parametrize("count, ranks", [(1, (1, 1)), (5, (1, 5)), (6, (1, 6)), (9, (2, 8)),
-                                          (15, (4, 12)), (20, (6, 15)), (50, (18, 33))])
-def test_the_interval_has_the_textbook_ranks(count, ranks):
-    values = list(range(1, count + 1))
-    python_random.Random(0).shuffle(values)
-    assert measure.median_interval(values) == ranks
-
-
-def test_the_interval_holds_the_median_as_often_as_it_says():
-    generator = python_random.Random(1)
-    hits = 0
-    for _ in range(2000):
-        low, high = measure.median_interval([generator.gauss(0, 1) for _ in range(15)])
-        hits += low <= 0 <= high
-    # 96.5% for ranks 4 and 12 of 15; three standard deviations of 2000 draws are 1.2%.
-    assert abs(hits / 2000 - 0.965) < 0.013
-
-
-def test_rounds_in_which_the_floor_jumps_are_left_out():
-    assert measure.steady_rounds([1.0, 1.1, 5.0, 0.9, 1.0]) == [0, 1, 3, 4]
-    wild = [1.0, 2.0, 4.0, 8.0]
-    assert measure.steady_rounds(wild) == [0, 1, 2, 3]
-
-
-def test_ratios_are_of_the_same_round():
-    # Both slow down together: the ratio of each round stays 2, that of the medians too, and the
-    # interval shows that there is no doubt.
-    times = {"copy": [1.0] * 4, "aten": [2.0, 4, 6, 8], "torchbn": [1.0, 2, 3, 4]}
-    summary = measure.summarize(times, minimal_bytes=5e9)
-    assert summary["speedup"] == {"median": 2, "low": 2, "high": 2}
-    assert summary["of_floor"]["median"] == pytest.approx((1 / 2 + 1 / 3) / 2)
-    assert summary["contestants"]["torchbn"]["gb_per_s"] == pytest.approx(2)
-    assert summary["rounds"] == 4 and summary["discarded_rounds"] == 0
 
 
 def test_rounds_stop_at_the_time_but_not_before_the_least():
@@ -101,57 +94,118 @@ def test_rounds_stop_at_the_time_but_not_before_the_least():
     assert calls[6:] == list("abcbcacababc")  # after two calls each to warm up and estimate
 
 
-def result(median, shape="2x3", operation="train"):
-    timing = {"seconds": 1e-3, "interquartile_range": 0, "gb_per_s": 1.0}
-    ratio = {"median": median, "low": median * 0.9, "high": median * 1.05}
-    return {"operation": operation, "dtype": "float32", "shape": shape, "layout": "channels_first",
-            "mode": "call", "speedup": ratio, "of_floor": ratio,
-            "contestants": {"copy": timing, "aten": timing, "torchbn": timing}}
+@pytest.mark.parametrize("count, ranks", [(1, (1, 1)), (5, (1, 5)), (6, (1, 6)), (9, (2, 8)),
+                                          (15, (4, 12)), (20, (6, 15)), (50, (18, 33))])
+def test_the_interval_has_the_textbook_ranks(count, ranks):
+    values = list(range(1, count + 1))
+    python_random.Random(0).shuffle(values)
+    assert summary.median_interval(values) == ranks
 
 
-def test_the_mean_comes_with_the_worst_case():
-    groups = report.overall([result(4.0), result(0.25, "9x9"), result(3.0, operation="eval")])
-    assert [g["operation"] for g in groups] == ["train", "eval"]
-    assert groups[0]["geometric_mean"] == pytest.approx(1)
-    assert (groups[0]["worst"], groups[0]["worst_case"]) == (0.25, "9x9 channels_first")
-    assert (groups[0]["lost"], groups[0]["cases"]) == (1, 2)
+def test_the_interval_holds_the_median_as_often_as_it_says():
+    generator = python_random.Random(1)
+    hits = 0
+    for _ in range(2000):
+        low, high = summary.median_interval([generator.gauss(0, 1) for _ in range(15)])
+        hits += low <= 0 <= high
+    # 96.5% for ranks 4 and 12 of 15; three standard deviations of 2000 draws are 1.2%.
+    assert abs(hits / 2000 - 0.965) < 0.013
 
 
-def test_the_table_shows_every_case():
-    environment = {"command": "python scripts/bench/bench.py", "device_model": "Chip",
-                   "threads": 2, "versions": {"torch": "2"}, "allocation": {"mode": "default"},
-                   "cache": "hot"}
-    results = [result(4.0), result(0.25, "9x9")]
-    for text in (report.markdown(environment, results), report.plain(environment, results)):
-        assert "9x9" in text and "0.25" in text and "Chip" in text and "worst 0.25" in text
-    lines = [line for line in report.markdown(environment, results).splitlines()
-             if line.startswith("|")]
-    assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
+def test_rounds_in_which_the_floor_jumps_are_left_out():
+    assert summary.steady_rounds([1.0, 1.1, 5.0, 0.9, 1.0]) == [0, 1, 3, 4]
+    wild = [1.0, 2.0, 4.0, 8.0]
+    assert summary.steady_rounds(wild) == [0, 1, 2, 3]
 
 
-def test_durations_have_a_fitting_unit():
-    assert [report.duration(s) for s in (2, 0.0123, 4.5e-5, 2e-8)] == ["2 s", "12.3 ms", "45 us",
-                                                                    "0.02 us"]
+def test_ratios_are_of_the_same_round():
+    # Both slow down together: the ratio of each round stays 2, that of the medians too, and the
+    # interval shows that there is no doubt.
+    times = {"floor": [1.0] * 4, "aten": [2.0, 4, 6, 8], "torchbn": [1.0, 2, 3, 4]}
+    numbers = summary.summarize(times)
+    assert numbers["ratios"]["aten"] == [2, 2, 2]
+    assert numbers["ratios"]["floor"] == [summary.rounded((1 / 2 + 1 / 3) / 2, 3), 0.25, 1]
+    assert numbers["microseconds"]["torchbn"] == [2.5e6, 1.25e6, 3.75e6]
+    assert (numbers["rounds"], numbers["discarded"]) == (4, 0)
+
+
+def test_the_headline_is_against_the_fastest_peer():
+    assert summary.best_peer(result(2.0)) == "aten"
+    both = result(2.0, inductor=1.5, of_floor=0.9)
+    assert summary.best_peer(both) == "inductor"
+    assert summary.headline(both) == [1.5, 1.5, 1.5]
+
+
+def test_numbers_keep_the_digits_that_mean_something():
+    assert [summary.rounded(v) for v in (1234.56, 12.34567, 0.0123456, 0)] == [
+        1235, 12.35, 0.01235, 0]
+
+
+def test_the_last_level_cache_is_the_one_of_the_highest_level(tmp_path):
+    for index, (level, kind, size) in enumerate([(1, "Data", "32K"), (1, "Instruction", "64K"),
+                                                 (3, "Unified", "32768K"), (2, "Unified", "1M")]):
+        folder = tmp_path / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        for name, value in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(f"{value}\n")
+    assert machine.cache_bytes("cpu", tmp_path) == 2**25
+    assert machine.cache_bytes("cpu", tmp_path / "nothing") is None
+
+
+def test_time_that_the_hypervisor_took_is_a_share_of_all():
+    assert machine.stolen_percent((100, 1), (300, 5)) == 2
+    assert machine.stolen_percent((0, 0), (0, 0)) is None
 
 
 def test_the_command_names_no_folder():
-    assert report.command_of(["--quick", "--json", "/home/me/x.json", "--out=/tmp/results"]) == (
-        "python scripts/bench/bench.py --quick --json x.json --out=results")
+    assert machine.command_of(["--quick", "--json", "/home/me/x.json", "--out=/tmp/results",
+                               "--plot", "/home/me/p"]) == (
+        "scripts/bench.sh --quick --json x.json --out=results --plot p")
 
 
-def test_a_wrong_result_is_noticed_before_it_is_timed():
-    for layout in cases.LAYOUTS:
-        case = cases.Case((8, 5, 6, 6), layout, "float32", "train_step")
-        problem = measure.Problem(case, "cpu")
-        contestants = problem.contestants()
-        assert set(bench.check(case, problem, contestants)) == {"aten", "torchbn"}
-        right = contestants["torchbn"]()
-        assert max(problem.errors(right).values()) <= 1
-        assert problem.errors((right[0] * (1 + 1e-5), *right[1:]))["output"] > 1
-        assert problem.errors((right[0], right[1] + 1e-5))["grad_input"] > 1
-        broken = {**contestants, "torchbn": lambda: (right[0] + 1, *right[1:])}
-        with pytest.raises(SystemExit, match="torchbn is wrong"):
-            bench.check(case, problem, broken)
+@pytest.mark.parametrize("operation", cases.OPERATIONS)
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+def test_a_wrong_result_is_noticed(operation, layout):
+    case = cases.Case((8, 5, 6, 6), layout, "float32", operation)
+    asked = problem.Problem(case, "cpu")
+    for peer in (peers.PEERS[0], peers.OURS):
+        call = asked.contestant(peer.prepare())
+        right = call()
+        assert len(right) == len(problem.RETURNED[operation])
+        assert max(asked.errors(right).values()) <= 1
+        assert max(asked.errors(call()).values()) <= 1  # a kept graph can be asked again
+    if operation == "backward":
+        assert asked.errors((right[0] + 1e-5, *right[1:]))["grad_input"] > 1
+    else:
+        assert asked.errors((right[0] * (1 + 1e-5), *right[1:]))["output"] > 1
+
+
+def test_a_wrong_torchbn_ends_the_run_and_a_failing_peer_does_not(monkeypatch):
+    case = cases.Case((8, 5, 6, 6), "channels_first", "float32", "eval")
+    asked = problem.Problem(case, "cpu")
+
+    def fails():
+        raise RuntimeError("no luck\nand more")
+
+    calls, errors, notes = bench.contestants_of(
+        case, asked, [peers.PEERS[0], peers.Peer("other", "Other", fails)])
+    assert list(calls) == ["floor", "aten", "torchbn"] and set(errors) == {"aten", "torchbn"}
+    assert notes == [f"{case.name}: without other: RuntimeError: no luck"]
+    with pytest.raises(SystemExit, match="no peer is left"):
+        bench.contestants_of(case, asked, [peers.Peer("other", "Other", fails)])
+    right = peers.aten()
+    monkeypatch.setattr(peers, "OURS", peers.Peer(
+        "torchbn", "torchbn", lambda: lambda *tensors: right(*tensors) + 1))
+    with pytest.raises(SystemExit, match="torchbn is wrong"):
+        bench.contestants_of(case, asked, [peers.PEERS[0]])
+
+
+def test_a_peer_that_cannot_take_part_is_named(monkeypatch):
+    absent = peers.Peer("inductor", "Inductor", None, lambda device: f"no compiler for {device}")
+    monkeypatch.setattr(peers, "PEERS", [peers.PEERS[0], absent])
+    chosen, notes = peers.choose(["aten", "inductor"], "cpu")
+    assert [peer.name for peer in chosen] == ["aten"]
+    assert notes == ["without inductor: no compiler for cpu"]
 
 
 def test_a_run_leaves_a_file_without_host_or_path(tmp_path, capsys, monkeypatch):
@@ -161,24 +215,89 @@ def test_a_run_leaves_a_file_without_host_or_path(tmp_path, capsys, monkeypatch)
         return {name: [1.0, 2.0] for name in contestants}
 
     monkeypatch.setattr(measure, "run_rounds", no_rounds)
+    for name in machine.variables("default", pin=False):
+        monkeypatch.delenv(name, raising=False)
     path = tmp_path / "folder.json"
-    bench.main(["--shapes", "4x3x2", "--dtype", "float32", "bfloat16", "--json", str(path),
-                "--out", str(tmp_path)])
-    written = json.loads(path.read_text())
-    assert len(written["results"]) == 12
+    bench.main(["--shapes", "4x3x2", "--dtype", "float32", "bfloat16", "--peers", "aten",
+                "--json", str(path), "--out", str(tmp_path)])
+    written = store.load(path)
+    results = written["runs"][0]["results"]
+    assert len(results) == 2 * 2 * len(cases.OPERATIONS)
     assert written["command"].endswith(f"--json folder.json --out {tmp_path.name}")
     assert str(tmp_path) not in path.read_text()
-    assert {"speedup", "of_floor", "errors", "minimal_bytes", "page_faults", "times"} \
-        <= set(written["results"][0])
-    named = [p for p in pathlib.Path(tmp_path).iterdir() if p.name.startswith("bench_")]
-    assert len(named) == 1 and json.loads(named[0].read_text()) == written
+    assert set(results[0]) == {*store.CASE, *store.COUNTS, *store.PER_CONTESTANT}
+    assert set(results[0]["faults"]) == {"floor", "aten", "torchbn"}
+    named = [p for p in tmp_path.iterdir() if p.name.startswith("bench_")]
+    assert len(named) == 1 and store.load(named[0]) == written
     assert "4x3x2" in capsys.readouterr().out
 
 
-def test_bad_options_are_explained(capsys):
-    for arguments, text in ((["--shapes", "4"], "invalid parse_shape value: '4'"),
-                            (["--device", "tpu"], "invalid choice"),
-                            (["--device", "cuda", "--malloc", "warm"], "--")):
-        with pytest.raises(SystemExit):
-            bench.parse(arguments)
-        assert text in capsys.readouterr().err
+def test_a_gpu_is_timed_by_calls_and_in_graphs(monkeypatch):
+    monkeypatch.setattr(measure, "CudaClock", measure.CpuClock)
+    monkeypatch.setattr(measure, "captured", lambda call, repeats: call)
+    monkeypatch.setattr(bench, "Problem", lambda case, device: problem.Problem(case, "cpu"))
+    options = bench.parse(["--seconds", "0.001", "--rounds", "1"])
+    options.device = "cuda"
+    for operation, modes in (("train", ["call", "graph"]), ("backward", ["call"])):
+        case = cases.Case((4, 3, 2), "channels_first", "float32", operation)
+        results, notes = bench.run_case(case, options, [peers.PEERS[0]])
+        assert [r["mode"] for r in results] == modes and not notes
+    several = record(run([result(), {**result(3.0), "mode": "graph"}]))
+    assert "mode" in report.cases_table(several)[0]
+    assert [row[3] for row in report.targets_table(several, report.EVERYTHING)[1]] == [
+        "call", "graph"]
+
+
+def test_every_combination_is_a_run_of_its_own(tmp_path, monkeypatch):
+    started = []
+
+    def start(command, env, check):
+        # Given again after the user's own: the last one counts.
+        part = bench.parse(command[2:])
+        malloc, (threads,) = part.malloc, part.threads
+        started.append((malloc, threads, env))
+        measured = run([result()], malloc, threads)
+        store.save(part.json,
+                   {**machine.describe("cpu"), "pinned": True, "load_average": [0, 0],
+                    "command": "part", "runs": [measured]})
+        return bench.subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(bench.subprocess, "run", start)
+    path = tmp_path / "r.json"
+    bench.main(["--malloc", "both", "--threads", "1", "2", "--pin", "--peers", "aten",
+                "--json", str(path)])
+    assert [entry[:2] for entry in started] == [("default", 1), ("default", 2), ("warm", 1),
+                                                ("warm", 2)]
+    for malloc, _, env in started:
+        assert ("MALLOC_TRIM_THRESHOLD_" in env) == (malloc == "warm")
+        assert env["OMP_PROC_BIND"] == "close"
+    merged = store.load(path)
+    assert [(r["malloc"], r["threads"]) for r in merged["runs"]] == [e[:2] for e in started]
+    assert merged["command"] == "scripts/bench.sh --malloc both --threads 1 2 --pin --peers aten " \
+        "--json r.json"
+
+
+@pytest.mark.parametrize("arguments, text", [
+    (["--shapes", "4"], "invalid parse_shape value: '4'"),
+    (["--device", "tpu"], "invalid choice"),
+    (["--device", "cuda", "--malloc", "warm"], "--"),
+    (["--threads", "0"], "invalid positive value: '0'"),
+    (["--peers", "cudnn"], "invalid choice: 'cudnn'"),
+    (["--shapes", "4x2", "--layout", "channels_last"], "no case is left")])
+def test_bad_options_are_explained(arguments, text, capsys):
+    with pytest.raises(SystemExit):
+        bench.parse(arguments)
+    assert text in capsys.readouterr().err
+
+
+def test_a_part_that_fails_ends_the_run(monkeypatch):
+    monkeypatch.setattr(bench.subprocess, "run",
+                        lambda command, **_: bench.subprocess.CompletedProcess(command, 3))
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--quick", "--malloc", "both"])
+    assert ended.value.code == 3
+
+
+def test_the_mean_is_geometric():
+    assert summary.geometric_mean([4, 0.25]) == pytest.approx(1)
+    assert math.isclose(summary.geometric_mean([2, 8]), 4)

@@ -1,0 +1,112 @@
+"""What a result says of where it was measured. No host, no path."""
+
+import os
+import pathlib
+import platform
+import re
+import sys
+
+import torch
+
+CPU = pathlib.Path("/sys/devices/system/cpu/cpu0")
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+# glibc then keeps freed memory: outputs come without page faults.
+WARM_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+PINNED = {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
+
+
+def variables(malloc, pin):
+    """The environment that a run needs from its start on; None: not set."""
+    values = WARM_MALLOC if malloc == "warm" else dict.fromkeys(WARM_MALLOC)
+    return {**values, **PINNED} if pin else values
+
+
+def read(path):
+    try:
+        return pathlib.Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def cpu_model():
+    names = re.findall(r"^model name\s*:\s*(.*)$", read("/proc/cpuinfo"), re.MULTILINE)
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def device_model(device):
+    return torch.cuda.get_device_name() if device == "cuda" else cpu_model()
+
+
+def cache_bytes(device, cpu=CPU):
+    """Of the last-level cache, or None where the system does not tell."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).L2_cache_size
+    sizes = {}
+    for index in sorted(cpu.glob("cache/index*")):
+        size = re.fullmatch(r"(\d+)([KMG]?)", read(index / "size").strip())
+        level = read(index / "level").strip()
+        if size and level and read(index / "type").strip() != "Instruction":
+            sizes[int(level)] = int(size[1]) * UNITS.get(size[2], 1)
+    return sizes[max(sizes)] if sizes else None
+
+
+def load_average():
+    """Of the last minute; what else runs shows best in it before a measurement begins."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def stolen_ticks():
+    """All ticks of the processors' clocks, and those that a hypervisor gave to others."""
+    ticks = [int(t) for t in read("/proc/stat").partition("\n")[0].split()[1:9]]
+    return (sum(ticks), ticks[7]) if len(ticks) == 8 else (0, 0)
+
+
+def stolen_percent(before, after):
+    total, stolen = (b - a for a, b in zip(before, after, strict=True))
+    return round(100 * stolen / total, 2) if total else None
+
+
+def governor():
+    return read(CPU / "cpufreq/scaling_governor").strip() or None
+
+
+def cpus():
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def slug(text):
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+FILES = ("--json", "--out", "--plot")
+
+
+def command_of(arguments):
+    """The command as one would type it in the repository; of files only their names."""
+    shown, is_file = [], False
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option in FILES:
+            argument = option + equals + pathlib.PurePath(value).name if equals else option
+        elif is_file:
+            argument = pathlib.PurePath(argument).name
+        is_file = argument in FILES
+        shown.append(argument)
+    return " ".join(["scripts/bench.sh", *shown])
+
+
+def describe(device):
+    return {
+        "device": device,
+        "device_model": device_model(device),
+        "cpu_model": cpu_model(),
+        "cpus": cpus(),
+        "governor": governor(),
+        "last_level_cache_bytes": cache_bytes(device),
+        "cache": "hot: every call works on the same tensors",
+        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda,
+                     "python": sys.version.split()[0], "system": platform.system(),
+                     "cpu_capability": torch.backends.cpu.get_cpu_capability()},
+    }

@@ -1,0 +1,83 @@
+"""Whom torchbn is measured against. A further peer is one more line in PEERS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+MOMENTUM, EPS = 0.1, 1e-5
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`prepare` gives a function (x, running_mean, running_var, weight, bias, training) -> y that
+    updates the buffers in training, and is called anew for each case. `missing` says why the peer
+    cannot take part on a device, or nothing."""
+
+    name: str
+    title: str
+    prepare: Callable
+    missing: Callable = lambda device: None
+
+
+def aten():
+    """Batch norm as PyTorch dispatches it."""
+    return lambda x, mean, var, weight, bias, training: F.batch_norm(
+        x, mean, var, weight, bias, training, MOMENTUM, EPS)
+
+
+def torchbn():
+    return lambda x, mean, var, weight, bias, training: torch.ops.torchbn.batch_norm(
+        x, weight, bias, mean, var, training, MOMENTUM, EPS)
+
+
+def inductor():
+    """The same call compiled. Graphs of other cases are forgotten: after a few shapes the compiler
+    would go over to code for any shape, or give up."""
+    import torch._functorch.config
+    import torch._inductor.config
+
+    torch._dynamo.reset()
+    # Generated code has its number of threads written into it; set here it belongs to the key that
+    # the cache on disk is searched with.
+    torch._inductor.config.cpp.threads = torch.get_num_threads()
+    # Without this the gradient of a kept graph raises. What backward could reuse the memory of is
+    # as small as the statistics.
+    torch._functorch.config.donated_buffer = False
+
+    def batch_norm(x, mean, var, weight, bias, training):
+        return F.batch_norm(x, mean, var, weight, bias, training, MOMENTUM, EPS)
+
+    return torch.compile(batch_norm, dynamic=False)
+
+
+def no_compiler(device):
+    """What torch.compile lacks here."""
+    try:
+        if device == "cuda":
+            from torch.utils._triton import has_triton
+            return None if has_triton() else "there is no Triton"
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        get_cpp_compiler()
+    except Exception as error:  # these functions are torch's own and may change or raise anything
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None
+
+
+def first_line(error):
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""
+
+
+PEERS = [Peer("aten", "ATen", aten), Peer("inductor", "Inductor", inductor, no_compiler)]
+NAMES = [peer.name for peer in PEERS]
+OURS = Peer("torchbn", "torchbn", torchbn)
+TITLES = {"floor": "floor", **{peer.name: peer.title for peer in [*PEERS, OURS]}}
+
+
+def choose(names, device):
+    """Those of the named peers that can take part, and a sentence for each that cannot."""
+    reasons = {peer.name: peer.missing(device) for peer in PEERS if peer.name in names}
+    chosen = [peer for peer in PEERS if peer.name in names and not reasons[peer.name]]
+    return chosen, [f"without {name}: {reason}" for name, reason in reasons.items() if reason]

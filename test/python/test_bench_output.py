@@ -1,0 +1,94 @@
+"""What the benchmark leaves behind: files, tables."""
+
+import pytest
+
+from bench_record import full_record, record, result, run
+
+import report
+import store
+
+
+def test_a_file_holds_what_was_measured(tmp_path):
+    path = tmp_path / "r.json"
+    measured = record(run([result(2.0, inductor=1.5), result(3.0, operation="eval")]),
+                      run([result(2.5)], "warm"))
+    store.save(path, measured)
+    assert store.load(path) == measured
+
+
+def test_a_full_run_stays_small(tmp_path):
+    path = tmp_path / "r.json"
+    measured = full_record()
+    store.save(path, measured)
+    assert path.stat().st_size < 200_000
+    assert store.load(path) == measured
+
+
+def test_merging_keeps_every_run():
+    runs = [run([result()], malloc) for malloc in ("default", "warm")]
+    merged = store.merge([record(one) for one in runs])
+    assert merged["runs"] == runs and merged["device_model"] == "Chip"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"fields": ["other"]}'])
+def test_a_file_of_another_kind_is_refused(tmp_path, text):
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match=r"^r\.json cannot be read"):
+        store.load(path)
+    with pytest.raises(SystemExit, match=r"^none\.json cannot be read: No such file"):
+        store.load(tmp_path / "none.json")
+
+
+def test_the_mean_comes_with_the_worst_case():
+    big = (1024, 2**14)
+    measured = record(run([result(4.0), result(0.25, (9, 9)), result(3.0, operation="eval"),
+                           result(8.0, big, inductor=2.0)]))
+    everything = [t for t in report.targets(measured) if t["scope"] == report.EVERYTHING]
+    assert [t["operation"] for t in everything] == ["train", "eval"]
+    assert everything[0]["mean"] == pytest.approx(2 ** (1 / 3), abs=1e-3)
+    assert (everything[0]["worst"], everything[0]["worst_case"]) == (0.25, "9x9 channels_first")
+    assert (everything[0]["lost"], everything[0]["cases"]) == (1, 3)
+    assert everything[0]["of_floor"] == 0.5
+    beyond = [t for t in report.targets(measured) if t["scope"] == report.BEYOND]
+    assert [(t["operation"], t["cases"], t["worst"]) for t in beyond] == [("train", 1, 2)]
+    assert {t["scope"] for t in report.targets({**measured, "last_level_cache_bytes": None})} == {
+        report.EVERYTHING}
+
+
+def test_the_tables_show_every_case():
+    measured = record(run([result(4.0), result(0.25, (9, 9), inductor=0.5)]))
+    for markdown in (False, True):
+        text = report.text(measured, markdown)
+        assert all(words in text for words in ("9x9", "0.25", "Chip", "Inductor", "1 of 2"))
+    header, rows, names = report.cases_table(measured)
+    assert all(len(row) == len(header) for row in rows) and header[:names] == [
+        "operation", "dtype", "shape", "layout"]
+    assert "-" in rows[0]  # no such peer there
+
+
+def test_runs_stand_side_by_side():
+    measured = record(run([result(4.0)]), run([result(3.0), result(2.0, (5, 5))], "warm"),
+                      run([result(7.0)], "warm", 1))
+    assert [report.label(r, measured) for r in measured["runs"]] == [
+        "default, 2 threads", "warm, 2 threads", "warm, 1 thread"]
+    header, rows, _ = report.cases_table(measured)
+    ratios = [i for i, name in enumerate(header) if name.endswith("ATen /")]
+    assert [[row[i] for i in ratios] for row in rows] == [["4.00", "3.00", "7.00"],
+                                                          ["-", "2.00", "-"]]
+    _, rows, names = report.targets_table(measured, report.EVERYTHING)
+    assert [row[names] for row in rows] == ["4.00"]
+    lines = [line for line in report.text(measured, markdown=True).splitlines()
+             if line.startswith("| train")]
+    assert len(lines) == 3  # two cases, and their target
+
+
+def test_notes_are_shown_once():
+    noted = {**run([result()]), "notes": ["without inductor: no compiler"]}
+    text = report.text(record(noted, {**noted, "malloc": "warm"}))
+    assert text.count("Note: without inductor: no compiler.") == 1
+
+
+def test_durations_have_a_fitting_unit():
+    assert [report.duration(t) for t in (2e6, 12300, 45, 0.02)] == ["2 s", "12.3 ms", "45 us",
+                                                                    "0.02 us"]
