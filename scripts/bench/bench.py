@@ -21,7 +21,7 @@ and --threads is a process of its own.
 
 examples:
   bench.py --quick
-  bench.py --malloc both --threads 1 2 --json result.json
+  bench.py --malloc both --threads 1 2 --json result.json --plot pictures
   bench.py --shapes 32x64x112x112 8x3x17x19 --dtype float32 --peers aten
 """
 
@@ -85,6 +85,7 @@ def parse(arguments):
     add("--json", type=pathlib.Path, metavar="FILE", help="write the results there")
     add("--out", type=pathlib.Path, metavar="DIR",
         help="write DIR/bench_DEVICE.json, named after the device's model")
+    add("--plot", type=pathlib.Path, metavar="DIR", help="draw pictures there")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     add("--part", action="store_true", help=argparse.SUPPRESS)  # one run of several
     options = parser.parse_args(arguments)
@@ -247,6 +248,10 @@ def main(arguments):
         files.append(options.out / f"bench_{machine.slug(record['device_model'])}.json")
     for path in files:
         store.save(path, record)
+    if options.plot:
+        import plot
+        for path in plot.draw(record, options.plot):
+            print(f"drawn: {path.name}", file=sys.stderr)
     print(report.text(record, options.markdown), end="")
     load = record["load_average"][0]
     if load is not None and load > 0.5:

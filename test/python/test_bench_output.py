@@ -1,9 +1,12 @@
-"""What the benchmark leaves behind: files, tables."""
+"""What the benchmark leaves behind: files, tables, pictures."""
+
+import struct
 
 import pytest
 
 from bench_record import full_record, record, result, run
 
+import plot
 import report
 import store
 
@@ -92,3 +95,26 @@ def test_notes_are_shown_once():
 def test_durations_have_a_fitting_unit():
     assert [report.duration(t) for t in (2e6, 12300, 45, 0.02)] == ["2 s", "12.3 ms", "45 us",
                                                                     "0.02 us"]
+
+
+def test_pictures_are_drawn(tmp_path, capsys):
+    path = tmp_path / "r.json"
+    store.save(path, record(run([result(4.0, inductor=2.0), result(0.25, (9, 9, 5)),
+                                 result(2.0, (9, 9, 5), layout="channels_last")])))
+    plot.main([str(path), "--out", str(tmp_path / "pictures")])
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert [p.name for p in pictures] == ["ratio_train.png", "roofline_float32.png"]
+    assert capsys.readouterr().out.split() == ["ratio_train.png", "roofline_float32.png"]
+    for picture in pictures:
+        content = picture.read_bytes()
+        width, height = struct.unpack(">II", content[16:24])
+        assert content.startswith(b"\x89PNG") and len(content) > 5000
+        assert min(width, height) > 200
+
+
+def test_each_run_has_pictures_of_its_own(tmp_path, monkeypatch):
+    for kind in ("draw_ratios", "draw_roofline"):
+        monkeypatch.setattr(plot, kind, lambda *_: None)
+    drawn = plot.draw(record(run([result()]), run([result()], "warm")), tmp_path)
+    assert [p.name for p in drawn] == ["ratio_train_default.png", "roofline_float32_default.png",
+                                       "ratio_train_warm.png", "roofline_float32_warm.png"]
