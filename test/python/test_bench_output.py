@@ -1,12 +1,14 @@
-"""What the benchmark leaves behind: files, tables, pictures."""
+"""What the benchmark leaves behind: files, tables, pictures, the README's section."""
 
 import struct
 
 import pytest
 
 from bench_record import full_record, record, result, run
+from helpers import ROOT
 
 import plot
+import readme
 import report
 import store
 
@@ -118,3 +120,34 @@ def test_each_run_has_pictures_of_its_own(tmp_path, monkeypatch):
     drawn = plot.draw(record(run([result()]), run([result()], "warm")), tmp_path)
     assert [p.name for p in drawn] == ["ratio_train_default.png", "roofline_float32_default.png",
                                        "ratio_train_warm.png", "roofline_float32_warm.png"]
+
+
+def test_the_readme_is_written_between_its_markers(tmp_path):
+    path, page = tmp_path / "r.json", tmp_path / "README.md"
+    store.save(path, record(run([result(4.0)]), run([result(3.0)], "warm")))
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    arguments = [str(path), "--readme", str(page)]
+    with pytest.raises(SystemExit, match="another result"):
+        readme.main([*arguments, "--check"])
+    readme.main(arguments)
+    once = page.read_text()
+    assert once.startswith("before\n") and once.endswith("after\n") and "old" not in once
+    assert "`scripts/bench.sh` on Chip, 2 threads" in once and "| train | channels_first |" in once
+    readme.main(arguments)
+    assert page.read_text() == once
+    with pytest.raises(SystemExit) as ended:
+        readme.main([*arguments, "--check"])
+    assert not ended.value.code
+
+
+def test_a_readme_without_markers_is_left_alone(tmp_path):
+    path, page = tmp_path / "r.json", tmp_path / "README.md"
+    store.save(path, record(run([result()])))
+    page.write_text(f"{readme.END}\n{readme.BEGIN}\n")
+    with pytest.raises(SystemExit, match="needs these lines"):
+        readme.main([str(path), "--readme", str(page)])
+    assert page.read_text() == f"{readme.END}\n{readme.BEGIN}\n"
+
+
+def test_the_readme_of_the_repository_has_the_markers():
+    readme.replace((ROOT / "README.md").read_text(), "anything\n")
