@@ -1,0 +1,164 @@
+// Times the inner loops of the CPU kernels alone, on one thread: no allocation, no dispatcher.
+//
+//   primitives_benchmark --benchmark_filter='avx512/bf16/.*moments' --benchmark_repetitions=9
+//
+// Names are LEVEL/TYPE/PRIMITIVE/SHAPE; those of whole columns are for channels-last tensors. Small
+// strips, in the caches near the core, show what the instructions cost, ones of 16 Mi elements what
+// memory adds.
+
+#include <benchmark/benchmark.h>
+
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cpu/vec/level.h"
+
+namespace torchbn::cpu::vec {
+namespace {
+
+template <typename T>
+T value_of(float value) {
+  if constexpr (std::is_same_v<T, double>)
+    return value;
+  else
+    return narrow<T>(value);
+}
+
+// Scattered over [-2, 2): the sums of half types have a slow path for values they do not fit.
+template <typename T>
+std::vector<T> values(int64_t count) {
+  std::vector<T> result(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(i + 1) * 2654435761u;
+    result[i] = value_of<T>(static_cast<float>(bits >> 8) * 0x1p-22f - 2);
+  }
+  return result;
+}
+
+// What a primitive works on.
+template <typename T>
+struct Operands {
+  using Value = Compute<T>;
+
+  explicit Operands(const Strip& s)
+      : strip(s), x(values<T>(elements())), dy(x), y(x), columns(s.length + kLanes, 1) {}
+
+  int64_t elements() const { return strip.rows * strip.length; }
+  bool past_cache() const { return elements() * sizeof(T) > size_t{1} << 25; }
+
+  Strip strip;
+  std::vector<T> x, dy, y;
+  std::vector<Value> columns;  // a coefficient for each
+  std::vector<double> pivots = std::vector<double>(columns.size(), 0.5);
+  std::vector<double> first = std::vector<double>(columns.size());
+  std::vector<double> second = first;
+  Lanes lanes{};
+  Affine<Value> affine{0.5, 2, 1};
+  GradientCoefficients<Value> gradient{0.5, 2, 1, 3};
+};
+
+// One primitive: its name, the tensors that it moves and a call.
+template <typename T>
+struct Primitive {
+  const char* name;
+  bool columns;
+  int tensors;
+  void (*call)(const Primitives<T>& p, Operands<T>& o);
+};
+
+template <typename T>
+const std::vector<Primitive<T>>& primitives() {
+  using P = const Primitives<T>&;
+  using O = Operands<T>&;
+  static const std::vector<Primitive<T>> all{
+      {"add_moments", false, 1,
+       [](P p, O o) { p.add_moments(o.x.data(), o.strip, o.pivots.data(), &o.lanes); }},
+      {"add_gradient", false, 2,
+       [](P p, O o) {
+         p.add_gradient(o.dy.data(), o.x.data(), o.strip, o.pivots.data(), &o.lanes);
+       }},
+      {"affine", false, 2,
+       [](P p, O o) { p.affine(o.x.data(), o.y.data(), o.strip, &o.affine, o.past_cache()); }},
+      {"gradient", false, 3,
+       [](P p, O o) {
+         p.gradient(o.dy.data(), o.x.data(), o.y.data(), o.strip, &o.gradient, o.past_cache());
+       }},
+      {"add_column_moments", true, 1,
+       [](P p, O o) {
+         p.add_column_moments(o.x.data(), o.strip, o.pivots.data(), o.first.data(),
+                              o.second.data());
+       }},
+      {"add_column_gradient", true, 2,
+       [](P p, O o) {
+         p.add_column_gradient(o.dy.data(), o.x.data(), o.strip, o.pivots.data(), o.first.data(),
+                               o.second.data());
+       }},
+      {"column_affine", true, 2,
+       [](P p, O o) {
+         const auto c = o.columns.data();
+         p.column_affine(o.x.data(), o.y.data(), o.strip, {c, c, c}, o.past_cache());
+       }},
+      {"column_gradient", true, 3, [](P p, O o) {
+         const auto c = o.columns.data();
+         p.column_gradient(o.dy.data(), o.x.data(), o.y.data(), o.strip, {c, c, c, c},
+                           o.past_cache());
+       }}};
+  return all;
+}
+
+template <typename T>
+void run(benchmark::State& state, Level level, const Primitive<T>& primitive, const Strip& strip) {
+  force_level(level);
+  Operands<T> operands(strip);
+  const Primitives<T>& table_of_type = table().get<T>();
+  for (auto _ : state) {
+    primitive.call(table_of_type, operands);
+    benchmark::ClobberMemory();
+  }
+  const int64_t elements = state.iterations() * operands.elements();
+  state.SetItemsProcessed(elements);
+  state.SetBytesProcessed(elements * primitive.tensors * static_cast<int64_t>(sizeof(T)));
+}
+
+// Rows and their lengths. Planes of 7 x 7 and rows with a tail beside ones of whole vectors.
+using Shapes = std::vector<std::pair<int64_t, int64_t>>;
+
+template <typename T>
+void add(Level level, const std::string& prefix) {
+  static const Shapes runs{{1, 4096}, {84, 49}, {4096, 4096}};
+  static const Shapes columns{{64, 64}, {64, 67}, {1 << 18, 64}};
+  for (const Primitive<T>& primitive : primitives<T>()) {
+    for (const auto& [rows, length] : primitive.columns ? columns : runs) {
+      const Strip strip{rows, length, length};
+      const std::string shape = std::to_string(rows) + "x" + std::to_string(length);
+      benchmark::RegisterBenchmark(
+          (prefix + primitive.name + "/" + shape).c_str(),
+          [=](benchmark::State& state) { run<T>(state, level, primitive, strip); });
+    }
+  }
+}
+
+void add_all() {
+  static constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+  for (Level level : {Level::kBaseline, Level::kAvx2, Level::kAvx512}) {
+    if (level > highest_level()) continue;
+    const std::string name = kNames[static_cast<int>(level)];
+    add<float>(level, name + "/fp32/");
+    add<double>(level, name + "/fp64/");
+    add<BFloat16>(level, name + "/bf16/");
+    add<Float16>(level, name + "/fp16/");
+  }
+}
+
+}  // namespace
+}  // namespace torchbn::cpu::vec
+
+int main(int argc, char** argv) {
+  torchbn::cpu::vec::add_all();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
