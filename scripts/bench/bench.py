@@ -131,7 +131,7 @@ def announce(options, runs):
     for note in notes:
         print(note, file=sys.stderr)
     measured, compiling = estimate(options, chosen)
-    text = f"{len(options.cases)} cases, {runs} run{'s' * (runs > 1)}: about "
+    text = f"cases: {len(options.cases)}, runs: {runs}, about "
     text += f"{math.ceil(measured * runs / 60)} min"
     if compiling:
         text += f", and up to {math.ceil(compiling / 60)} min for compiling the first time"
@@ -149,8 +149,7 @@ def contestants_of(case, problem, chosen):
         except Exception as error:
             if peer is peers.OURS:
                 raise
-            notes.append(f"{case.name}: without {peer.name}: {type(error).__name__}: "
-                         f"{peers.first_line(error)}")
+            notes.append(f"{case.name}: without {peer.name}: {peers.brief(error)}")
             continue
         if peer is peers.OURS and not max(found.values()) <= 1:
             sys.exit(f"{case.name}: torchbn is wrong; errors in units of the allowed one: {found}")

@@ -62,7 +62,7 @@ def test_a_quick_run_is_announced_as_less_than_a_minute(capsys):
     options = bench.parse(["--quick"])
     assert options.peers == ["aten"]
     bench.announce(options, runs=1)
-    assert capsys.readouterr().err.endswith("cases, 1 run: about 1 min\n")
+    assert capsys.readouterr().err.endswith("runs: 1, about 1 min\n")
     full = bench.parse([])
     assert full.peers == peers.NAMES
     measured, compiling = bench.estimate(full, peers.PEERS)
@@ -246,6 +246,14 @@ def test_a_gpu_is_timed_by_calls_and_in_graphs(monkeypatch):
     assert "mode" in report.cases_table(several)[0]
     assert [row[3] for row in report.targets_table(several, report.EVERYTHING)[1]] == [
         "call", "graph"]
+
+
+def test_notes_name_no_folder():
+    for text in ("no '/opt/bin/c++' in (None, '/opt/bin/c++')", "/tmp/a_b/c.cpp:3: wrong\nmore"):
+        brief = peers.brief(RuntimeError(text))
+        assert brief.startswith("RuntimeError: ") and "c" in brief and "/" not in brief
+    assert peers.brief(ValueError()) == "ValueError: "
+    assert peers.brief(ValueError("3 GB/s, 1/2")) == "ValueError: 3 GB/s, 1/2"
 
 
 def test_every_combination_is_a_run_of_its_own(tmp_path, monkeypatch):
