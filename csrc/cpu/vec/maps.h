@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+
 #include "core/affine.h"
 #include "core/gradient.h"
 #include "cpu/vec/primitives.h"
@@ -13,9 +15,7 @@ namespace {
 // Most loops take this many elements at a time: kLanes, unless that is less than what is stored
 // together. All coefficient arrays and buffers have room for kLanes.
 template <typename T>
-constexpr int kBlock =
-    kStoredRegisters<T>* kWidth<Compute<T>> > kLanes ? kStoredRegisters<T>* kWidth<Compute<T>>
-                                                     : kLanes;
+constexpr int kBlock = std::max(kLanes, kStoredRegisters<T>* kWidth<Compute<T>>);
 
 // Coefficients shared by all lanes, and an array of each.
 
@@ -255,16 +255,23 @@ TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip,
   }
 }
 
-// The runs of a row, each with its own map.
+// The runs of a row, each with its own map. These are copied: for all the compiler knows, what is
+// stored might change them.
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Map* maps,
                                     bool past_cache) {
-  if (strip.runs == 1) return map_strip<T>(stream, strip, maps[0], past_cache, false);
+  if (strip.runs == 1) {
+    const Map map = maps[0];
+    map_strip<T>(stream, strip, map, past_cache, false);
+    return;
+  }
   const Strip run{1, strip.length, strip.stride};
-  for (int64_t row = 0; row < strip.rows; ++row)
-    for (int64_t i = 0; i < strip.runs; ++i)
-      map_strip<T>(stream + (row * strip.stride + i * strip.spacing), run, maps[i], past_cache,
-                   false);
+  for (int64_t row = 0; row < strip.rows; ++row) {
+    for (int64_t i = 0; i < strip.runs; ++i) {
+      const Map map = maps[i];
+      map_strip<T>(stream + (row * strip.stride + i * strip.spacing), run, map, past_cache, false);
+    }
+  }
 }
 
 template <typename T>
@@ -281,13 +288,14 @@ void gradient(const T* dy, const T* x, T* dx, const Strip& strip,
 template <typename T>
 void column_affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& map,
                    bool past_cache) {
-  map_columns<T>(AffineStream<T>{x, y}, strip, map, past_cache);
+  map_columns<T>(AffineStream<T>{x, y}, strip, Affine<const Compute<T>*>(map), past_cache);
 }
 
 template <typename T>
 void column_gradient(const T* dy, const T* x, T* dx, const Strip& strip,
                      const GradientCoefficients<const Compute<T>*>& map, bool past_cache) {
-  map_columns<T>(GradientStream<T>{dy, x, dx}, strip, map, past_cache);
+  map_columns<T>(GradientStream<T>{dy, x, dx}, strip, GradientCoefficients<const Compute<T>*>(map),
+                 past_cache);
 }
 
 }  // namespace
