@@ -45,6 +45,7 @@ Affine<Value> evaluation_map(const BackwardProblem& problem, int64_t channel) {
 template <typename T>
 class ChannelsFirst {
  public:
+  static constexpr int64_t kSummedTensors = 2;
   using Sums = GradientSums;
   using Value = Compute<T>;
 

@@ -80,6 +80,7 @@ Sums fold(const vec::Lanes& lanes) {
 
 // A channels-first operation has
 //   Sums                                 two sums per channel
+//   kSummedTensors                       that add reads
 //   void begin(channel)                  before the channel is looked at
 //   void add(channel, offset, strip, lanes)      strip.runs channels from `channel` on
 //   void finish(channel, sums)
@@ -87,36 +88,58 @@ Sums fold(const vec::Lanes& lanes) {
 //   void map(channel, offset, strip)             likewise
 // Each channel runs begin, add..., finish, map... in this order; channels run concurrently.
 
+// What of a group a thread may keep in its second-level cache, beside what it reads meanwhile.
+inline constexpr int64_t kShareBytes = 512 * 1024;
+
+// Groups one after the other, each shared out among all threads: channels too large for one
+// thread's cache, or too few for all threads. A group is mapped while the next is summed, or at
+// once where two would not stay in the caches; the chunks that were summed last come first, being
+// there most likely.
 template <typename Operation>
-void run_chunk_major(const Chunks& chunks, Operation& op) {
+void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op) {
   using Sums = typename Operation::Sums;
   const int64_t channels = chunks.extent.channels;
+  const int64_t cache_bytes = at::get_num_threads() * kShareBytes;
+  const int64_t group = std::clamp<int64_t>(cache_bytes / channel_bytes, 1, channels);
+  const bool overlap = group * channel_bytes <= cache_bytes;
   const int64_t spatial = chunks.extent.spatial;
-  const int64_t cost = chunks.images * chunks.length;
-  const auto partial = std::make_unique<Sums[]>(channels * chunks.count);
-  for (int64_t c = 0; c < channels; ++c) op.begin(c);
-  for_items(channels * chunks.count, cost, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t c = i / chunks.count;
-      const int64_t chunk = i % chunks.count;
-      vec::Lanes lanes = {};
-      op.add(c, chunks.offset(chunk) + c * spatial, chunks.strip(chunk), &lanes);
-      partial[i] = fold<Sums>(lanes);
+  const auto partial = std::make_unique<Sums[]>(group * chunks.count);
+  const auto pass = [&](const Group& summed, const Group& mapped) {
+    const int64_t items = std::max(summed.size, mapped.size) * chunks.count;
+    for_items(items, chunks.images * chunks.length, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (i < summed.size * chunks.count) {
+          const int64_t channel = summed.begin + i / chunks.count;
+          const int64_t chunk = i % chunks.count;
+          vec::Lanes lanes = {};
+          op.add(channel, chunks.offset(chunk) + channel * spatial, chunks.strip(chunk), &lanes);
+          partial[i] = fold<Sums>(lanes);
+        }
+        const int64_t latest = begin + end - 1 - i;
+        if (latest < mapped.size * chunks.count) {
+          const int64_t channel = mapped.begin + latest / chunks.count;
+          const int64_t chunk = latest % chunks.count;
+          op.map(channel, chunks.offset(chunk) + channel * spatial, chunks.strip(chunk));
+        }
+      }
+    });
+  };
+  Group mapped{0, 0};
+  for (int64_t c = 0; c < channels; c += group) {
+    const Group summed{c, std::min(group, channels - c)};
+    for (int64_t i = 0; i < summed.size; ++i) op.begin(summed.begin + i);
+    pass(summed, mapped);
+    for (int64_t i = 0; i < summed.size; ++i) {
+      Sums sums;
+      for (int64_t j = 0; j < chunks.count; ++j) sums.merge(partial[i * chunks.count + j]);
+      op.finish(summed.begin + i, sums);
     }
-  });
-  for (int64_t c = 0; c < channels; ++c) {
-    Sums sums;
-    for (int64_t i = 0; i < chunks.count; ++i) sums.merge(partial[c * chunks.count + i]);
-    op.finish(c, sums);
+    if (!op.maps()) continue;
+    mapped = summed;
+    if (overlap && c + group < channels) continue;
+    pass({0, 0}, mapped);
+    mapped = {0, 0};
   }
-  if (!op.maps()) return;
-  for_items(channels * chunks.count, cost, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t c = i / chunks.count;
-      const int64_t chunk = i % chunks.count;
-      op.map(c, chunks.offset(chunk) + c * spatial, chunks.strip(chunk));
-    }
-  });
 }
 
 // Sums a group while mapping the one before it, chunk by chunk: memory reads and writes at once,
@@ -157,7 +180,9 @@ inline bool channels_suffice(const Extent& e) {
 template <typename Operation>
 void run_channels_first(const Extent& e, int64_t element_size, Operation& op) {
   const Chunks chunks(e);
-  if (!channels_suffice(e)) return run_chunk_major(chunks, op);
+  const int64_t channel_bytes = e.count() * element_size * Operation::kSummedTensors;
+  if (!channels_suffice(e) || channel_bytes > kShareBytes)
+    return run_in_team(chunks, channel_bytes, op);
   const int64_t group = group_size(e, element_size);
   for_items(e.channels, e.count(), [&](int64_t begin, int64_t end) {
     Group mapped{begin, 0};
@@ -174,7 +199,7 @@ void run_channels_first(const Extent& e, int64_t element_size, Operation& op) {
 // consecutive ones are one stream.
 template <typename Operation>
 void map_channels_first(const Extent& e, const Operation& op) {
-  for_items(e.batch * e.channels, e.spatial, [&](int64_t begin, int64_t end) {
+  for_items_latest_first(e.batch * e.channels, e.spatial, [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end;) {
       const int64_t channel = plane % e.channels;
       const int64_t planes = std::min(end - plane, e.channels - channel);

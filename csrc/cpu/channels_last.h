@@ -149,7 +149,7 @@ void map_channels_last(const Table2d& table, const Operation& op) {
     });
     return;
   }
-  for_items(table.rows, table.width, [&](int64_t begin, int64_t end) {
+  for_items_latest_first(table.rows, table.width, [&](int64_t begin, int64_t end) {
     op.map(begin * table.width, {end - begin, table.width, table.width}, 0);
   });
   if (table.rest > 0) {

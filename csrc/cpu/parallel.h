@@ -40,4 +40,16 @@ void for_items(int64_t items, int64_t cost, const F& f) {
   });
 }
 
+// The same in pieces, each thread's last one first: whoever went through the items before, a pass
+// of ours or the layer that made them, has left the last ones in the caches. Pieces are long enough
+// to be streams of their own.
+template <typename F>
+void for_items_latest_first(int64_t items, int64_t cost, const F& f) {
+  constexpr int64_t kPiece = 65536;
+  const int64_t piece = std::max<int64_t>(kPiece / std::max<int64_t>(cost, 1), 1);
+  for_items(items, cost, [&](int64_t begin, int64_t end) {
+    for (int64_t last = end; last > begin; last -= piece) f(std::max(begin, last - piece), last);
+  });
+}
+
 }  // namespace torchbn::cpu

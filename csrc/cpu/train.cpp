@@ -43,6 +43,7 @@ class Finisher {
 template <typename T>
 class ChannelsFirst {
  public:
+  static constexpr int64_t kSummedTensors = 1;
   using Sums = ShiftedSums;
   using Value = Compute<T>;
 
