@@ -47,13 +47,14 @@ struct Chunks {
 // Neighbouring channels that a thread treats together, image by image, so that each visit to an
 // image is a long run: scattered short ones starve on TLB misses and idle prefetchers (runs of 64
 // KiB instead of 4 make training forward 1.1 to 1.3 times faster on a Zen 4 server). All channels
-// of the group stay in the second-level cache between the two passes.
+// of the group stay in the second-level cache between the two passes, beside those that are summed
+// meanwhile: a quarter of what that cache has today loses least to its few ways.
 inline constexpr int64_t kMaxGroup = 32;
 
-inline int64_t group_size(const Extent& e, int64_t element_size) {
+inline int64_t group_size(const Extent& e, int64_t element_bytes) {
   constexpr int64_t kVisitBytes = 64 * 1024;
-  constexpr int64_t kCacheBytes = 512 * 1024;
-  const int64_t plane = e.spatial * element_size;
+  constexpr int64_t kCacheBytes = 256 * 1024;
+  const int64_t plane = e.spatial * element_bytes;
   const int64_t wanted = std::min(kVisitBytes / plane, kCacheBytes / (plane * e.batch));
   return std::clamp<int64_t>(wanted, 1, kMaxGroup);
 }
@@ -180,10 +181,11 @@ inline bool channels_suffice(const Extent& e) {
 template <typename Operation>
 void run_channels_first(const Extent& e, int64_t element_size, Operation& op) {
   const Chunks chunks(e);
-  const int64_t channel_bytes = e.count() * element_size * Operation::kSummedTensors;
+  const int64_t summed_bytes = element_size * Operation::kSummedTensors;
+  const int64_t channel_bytes = e.count() * summed_bytes;
   if (!channels_suffice(e) || channel_bytes > kShareBytes)
     return run_in_team(chunks, channel_bytes, op);
-  const int64_t group = group_size(e, element_size);
+  const int64_t group = group_size(e, summed_bytes);
   for_items(e.channels, e.count(), [&](int64_t begin, int64_t end) {
     Group mapped{begin, 0};
     for (int64_t c = begin; c < end; c += group) {
