@@ -17,6 +17,12 @@ struct Affine {
   T shift;
 
   TORCHBN_HOST_DEVICE T operator()(T x) const { return (x - mean) * scale + shift; }
+
+  // The map of f(coefficient), called in the order above.
+  template <typename F>
+  TORCHBN_HOST_DEVICE auto each(const F& f) const -> Affine<decltype(f(mean))> {
+    return {f(mean), f(scale), f(shift)};
+  }
 };
 
 // What rounding the mean took from it. An infinite mean has no low part: inf - inf would make NaN

@@ -47,6 +47,12 @@ struct GradientCoefficients {
   TORCHBN_HOST_DEVICE T operator()(T dy, T x) const {
     return dy * grad_scale + ((x - mean) * input_scale + shift);
   }
+
+  // As of Affine.
+  template <typename F>
+  TORCHBN_HOST_DEVICE auto each(const F& f) const -> GradientCoefficients<decltype(f(mean))> {
+    return {f(mean), f(grad_scale), f(input_scale), f(shift)};
+  }
 };
 
 template <typename T>

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "core/affine.h"
 #include "core/gradient.h"
@@ -9,20 +10,23 @@
 namespace torchbn::cpu {
 
 // The maps of a row of columns, one array per coefficient, as the column primitives read them.
-
-template <typename V>
-class ColumnAffine {
+template <template <typename> typename Map, typename V>
+class ColumnMaps {
  public:
-  explicit ColumnAffine(int64_t width) : width_(width), values_(new V[3 * width]) {}
+  explicit ColumnMaps(int64_t width)
+      : width_(width), values_(new V[sizeof(Map<V>) / sizeof(V) * width]) {}
 
-  void set(int64_t i, const Affine<V>& map) {
-    values_[i] = map.mean;
-    values_[width_ + i] = map.scale;
-    values_[2 * width_ + i] = map.shift;
+  void set(int64_t i, const Map<V>& map) {
+    V* to = values_.get() + i;
+    map.each([&](V value) {
+      *to = value;
+      to += width_;
+      return value;
+    });
   }
-  Affine<const V*> from(int64_t column) const {
-    const V* v = values_.get() + column;
-    return {v, v + width_, v + 2 * width_};
+  Map<const V*> from(int64_t column) const {
+    const V* values = values_.get() + column;
+    return Map<V>().each([&](V) { return std::exchange(values, values + width_); });
   }
 
  private:
@@ -31,24 +35,8 @@ class ColumnAffine {
 };
 
 template <typename V>
-class ColumnGradient {
- public:
-  explicit ColumnGradient(int64_t width) : width_(width), values_(new V[4 * width]) {}
-
-  void set(int64_t i, const GradientCoefficients<V>& map) {
-    values_[i] = map.mean;
-    values_[width_ + i] = map.grad_scale;
-    values_[2 * width_ + i] = map.input_scale;
-    values_[3 * width_ + i] = map.shift;
-  }
-  GradientCoefficients<const V*> from(int64_t column) const {
-    const V* v = values_.get() + column;
-    return {v, v + width_, v + 2 * width_, v + 3 * width_};
-  }
-
- private:
-  int64_t width_;
-  std::unique_ptr<V[]> values_;
-};
+using ColumnAffine = ColumnMaps<Affine, V>;
+template <typename V>
+using ColumnGradient = ColumnMaps<GradientCoefficients, V>;
 
 }  // namespace torchbn::cpu

@@ -14,7 +14,7 @@ constexpr int64_t kSumColumns = 512;
 // Rows that are added to the sums while these are in registers.
 constexpr int kSumRows = 4;
 
-// How far ahead rows are prefetched.
+// How many rows ahead is far enough to prefetch.
 constexpr int64_t kRowsAhead = 32;
 
 struct alignas(64) FloatColumns {
@@ -23,10 +23,11 @@ struct alignas(64) FloatColumns {
   float second[kSumColumns];
 };
 
-// Adds `rows` rows of `width` columns, a multiple of kLanes that is at most kSumColumns.
+// Adds `rows` rows of `width` columns, a multiple of kLanes that is at most kSumColumns. What lies
+// `ahead` elements further on is prefetched.
 template <typename Source>
 TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, int64_t stride,
-                                          int64_t width, FloatColumns& sums) {
+                                          int64_t width, int64_t ahead, FloatColumns& sums) {
   for (int64_t row = 0; row < rows; row += kSumRows) {
     const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
     const Source block = source + row * stride;
@@ -35,7 +36,7 @@ TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, in
       part.load(sums.center + i, sums.first + i, sums.second + i);
       if (count == kSumRows) {
         unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
-          (block + ((k + kRowsAhead) * stride + i)).prefetch();
+          (block + (k * stride + i + ahead)).prefetch();
           (block + (k * stride + i)).add(part);
         });
       } else {
@@ -48,8 +49,8 @@ TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, in
 
 template <typename Source>
 TORCHBN_ALWAYS_INLINE void add_double_rows(const Source& source, int64_t rows, int64_t stride,
-                                           int64_t width, const double* pivots, double* first,
-                                           double* second) {
+                                           int64_t width, int64_t ahead, const double* pivots,
+                                           double* first, double* second) {
   for (int64_t row = 0; row < rows; row += kSumRows) {
     const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
     const Source block = source + row * stride;
@@ -59,7 +60,7 @@ TORCHBN_ALWAYS_INLINE void add_double_rows(const Source& source, int64_t rows, i
       sums.load(first + i, second + i);
       if (count == kSumRows) {
         unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
-          (block + ((k + kRowsAhead) * stride + i)).prefetch();
+          (block + (k * stride + i + ahead)).prefetch();
           (block + (k * stride + i)).template add<false>(sums, pivot, nullptr);
         });
       } else {
@@ -87,8 +88,8 @@ TORCHBN_ALWAYS_INLINE void add_masked_rows(const Source& source, int64_t rows, i
 // `rows` <= kMostFloatBlocks rows of `width` <= kSumColumns columns; with a mask these are kLanes.
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64_t stride,
-                                       int64_t width, const double* pivots, double* first,
-                                       double* second, const int64_t* mask) {
+                                       int64_t width, int64_t ahead, const double* pivots,
+                                       double* first, double* second, const int64_t* mask) {
   if constexpr (kSumsInFloat<T>) {
     if (rows >= kLeastFloatBlocks) {
       FloatColumns columns;
@@ -98,7 +99,7 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
         part.store(columns.first + i, columns.second + i);
         part.store_centers(columns.center + i);
       }
-      add_float_rows(source, rows, stride, width, columns);
+      add_float_rows(source, rows, stride, width, ahead, columns);
       for (int64_t i = 0; i < width; i += kLanes) {
         FloatAccumulator part;
         part.load(columns.center + i, columns.first + i, columns.second + i);
@@ -116,12 +117,12 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
   if (mask != nullptr)
     add_masked_rows(source, rows, stride, pivots, first, second, mask);
   else
-    add_double_rows(source, rows, stride, width, pivots, first, second);
+    add_double_rows(source, rows, stride, width, ahead, pivots, first, second);
 }
 
 template <typename T, typename Source>
-TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, const double* pivots,
-                                     double* first, double* second) {
+TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, int64_t ahead,
+                                     const double* pivots, double* first, double* second) {
   const int64_t whole = strip.length / kLanes * kLanes;
   const int64_t tail = strip.length - whole;
   for (int64_t row = 0; row < strip.rows; row += kMostFloatBlocks) {
@@ -129,18 +130,18 @@ TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, c
     const Source block = source + row * strip.stride;
     for (int64_t i = 0; i < whole; i += kSumColumns) {
       const int64_t width = whole - i < kSumColumns ? whole - i : kSumColumns;
-      add_columns<T>(block + i, rows, strip.stride, width, pivots + i, first + i, second + i,
+      add_columns<T>(block + i, rows, strip.stride, width, ahead, pivots + i, first + i, second + i,
                      nullptr);
     }
     if (tail == 0) continue;
     if (whole > 0) {
       const int64_t i = strip.length - kLanes;
-      add_columns<T>(block + i, rows, strip.stride, kLanes, pivots + i, first + i, second + i,
-                     kMask + tail);
+      add_columns<T>(block + i, rows, strip.stride, kLanes, ahead, pivots + i, first + i,
+                     second + i, kMask + tail);
       continue;
     }
     Padded<T> buffers[2];
-    add_columns<T>(block.copy(rows, strip.stride, tail, buffers), rows, kLanes, kLanes, pivots,
+    add_columns<T>(block.copy(rows, strip.stride, tail, buffers), rows, kLanes, kLanes, 0, pivots,
                    first, second, kMask + 2 * kLanes - tail);
   }
 }

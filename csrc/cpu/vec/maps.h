@@ -17,29 +17,16 @@ namespace {
 template <typename T>
 constexpr int kBlock = std::max(kLanes, kStoredRegisters<T>* kWidth<Compute<T>>);
 
-// Coefficients shared by all lanes, and an array of each.
+// A register of each coefficient: shared by all lanes, or from an array.
 
-template <typename V>
-TORCHBN_ALWAYS_INLINE Affine<Register<V>> coefficients(const Affine<V>& map, int64_t) {
-  return {broadcast(map.mean), broadcast(map.scale), broadcast(map.shift)};
+template <template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Map<V>& map, int64_t) {
+  return map.each([](V value) __attribute__((always_inline)) { return broadcast(value); });
 }
-template <typename V>
-TORCHBN_ALWAYS_INLINE GradientCoefficients<Register<V>> coefficients(
-    const GradientCoefficients<V>& map, int64_t) {
-  return {broadcast(map.mean), broadcast(map.grad_scale), broadcast(map.input_scale),
-          broadcast(map.shift)};
-}
-template <typename V>
-TORCHBN_ALWAYS_INLINE Affine<Register<V>> coefficients(const Affine<const V*>& map, int64_t i) {
-  constexpr int kN = kWidth<V>;
-  return {load<kN>(map.mean + i), load<kN>(map.scale + i), load<kN>(map.shift + i)};
-}
-template <typename V>
-TORCHBN_ALWAYS_INLINE GradientCoefficients<Register<V>> coefficients(
-    const GradientCoefficients<const V*>& map, int64_t i) {
-  constexpr int kN = kWidth<V>;
-  return {load<kN>(map.mean + i), load<kN>(map.grad_scale + i), load<kN>(map.input_scale + i),
-          load<kN>(map.shift + i)};
+template <template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Map<const V*>& map, int64_t i) {
+  return map.each([&](const V* values)
+                      __attribute__((always_inline)) { return load<kWidth<V>>(values + i); });
 }
 
 // What is read and written.
@@ -222,17 +209,6 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   }
 }
 
-// The map of the columns from `column` on.
-template <typename V>
-TORCHBN_ALWAYS_INLINE Affine<const V*> from_column(const Affine<const V*>& map, int64_t column) {
-  return {map.mean + column, map.scale + column, map.shift + column};
-}
-template <typename V>
-TORCHBN_ALWAYS_INLINE GradientCoefficients<const V*> from_column(
-    const GradientCoefficients<const V*>& map, int64_t column) {
-  return {map.mean + column, map.grad_scale + column, map.input_scale + column, map.shift + column};
-}
-
 // Rows whose coefficients would fill the first-level cache are taken in panels, some rows at a
 // time. Elsewhere whole rows are the better streams.
 constexpr int64_t kMostColumns = 1536;
@@ -250,8 +226,42 @@ TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip,
     for (int64_t column = 0, width = kColumns; column < strip.length; column += width) {
       if (strip.length - column < 2 * kColumns) width = strip.length - column;
       map_strip<T>(stream + (row * strip.stride + column), {rows, width, strip.stride},
-                   from_column(map, column), past_cache, false);
+                   map.each([&](const auto* values) { return values + column; }), past_cache,
+                   false);
     }
+  }
+}
+
+// Runs that are short and lie one after the other are mapped as columns, over which their maps are
+// spread: so a run's end, which takes as long as a whole block, is not paid in every row.
+constexpr int64_t kLongestSpread = 128;
+constexpr int64_t kLeastSpreadRows = 8;
+constexpr int64_t kSpreadColumns = 512;
+
+TORCHBN_ALWAYS_INLINE bool spreads(const Strip& strip) {
+  return strip.rows >= kLeastSpreadRows && strip.length <= kLongestSpread &&
+         strip.spacing == strip.length;
+}
+
+template <typename T, typename Stream, template <typename> typename Map>
+TORCHBN_ALWAYS_INLINE void map_spread_runs(const Stream& stream, const Strip& strip,
+                                           const Map<Compute<T>>* maps, bool past_cache) {
+  using V = Compute<T>;
+  alignas(64) V values[sizeof(Map<V>) / sizeof(V)][kSpreadColumns];
+  const int64_t together = kSpreadColumns / strip.length;
+  for (int64_t run = 0; run < strip.runs; run += together) {
+    const int64_t runs = strip.runs - run < together ? strip.runs - run : together;
+    for (int64_t i = 0; i < runs; ++i) {
+      int k = 0;
+      maps[run + i].each([&](V value) {
+        for (int64_t j = 0; j < strip.length; ++j) values[k][i * strip.length + j] = value;
+        return ++k;
+      });
+    }
+    int k = 0;
+    const Map<const V*> columns = maps[run].each([&](V) -> const V* { return values[k++]; });
+    map_strip<T>(stream + run * strip.length, {strip.rows, runs * strip.length, strip.stride},
+                 columns, past_cache, false);
   }
 }
 
@@ -265,6 +275,7 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
     map_strip<T>(stream, strip, map, past_cache, false);
     return;
   }
+  if (spreads(strip)) return map_spread_runs<T>(stream, strip, maps, past_cache);
   const Strip run{1, strip.length, strip.stride};
   for (int64_t row = 0; row < strip.rows; ++row) {
     for (int64_t i = 0; i < strip.runs; ++i) {

@@ -7,16 +7,25 @@
 namespace torchbn::cpu::vec {
 namespace {
 
-// Runs too short for sums of their own: their elements are columns, each summed over the rows.
-constexpr int64_t kShortRun = kLeastFloatBlocks * kLanes;
+// Runs too short for sums of their own: their elements are columns, each summed over the rows. What
+// a run costs beside its elements, its end above all, is then paid once for all rows; what a column
+// costs beside its elements is shared by few rows where there are few.
+constexpr int64_t kLongestShortRun = 256;
 constexpr int64_t kLeastRows = kLeastFloatBlocks;
+constexpr int64_t kElementsPerRow = 8;
+
+TORCHBN_ALWAYS_INLINE bool has_short_runs(const Strip& strip) {
+  return strip.rows >= kLeastRows && strip.length <= kLongestShortRun &&
+         strip.length <= kElementsPerRow * strip.rows;
+}
 
 // The columns of a run, in the order of lanes.
 TORCHBN_ALWAYS_INLINE void add_to_lanes(const double* first, const double* second, int64_t length,
                                         Lanes& lanes) {
-  for (int64_t i = 0; i < length; ++i) {
-    lanes.first[i % kLanes] += first[i];
-    lanes.second[i % kLanes] += second[i];
+  for (int64_t i = 0; i < length; i += kLanes) {
+    const int64_t count = length - i < kLanes ? length - i : kLanes;
+    for (int64_t j = 0; j < count; ++j) lanes.first[j] += first[i + j];
+    for (int64_t j = 0; j < count; ++j) lanes.second[j] += second[i + j];
   }
 }
 
@@ -31,7 +40,9 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
     for (int64_t i = 0; i < runs; ++i)
       for (int64_t j = 0; j < strip.length; ++j) columns[0][i * strip.length + j] = pivots[run + i];
     for (int64_t i = 0; i < width; ++i) columns[1][i] = columns[2][i] = 0;
-    add_table<T>(source + run * strip.spacing, {strip.rows, width, strip.stride}, columns[0],
+    // Few rows end too soon to prefetch rows ahead: the next runs are.
+    const int64_t ahead = strip.rows > kRowsAhead ? kRowsAhead * strip.stride : width;
+    add_table<T>(source + run * strip.spacing, {strip.rows, width, strip.stride}, ahead, columns[0],
                  columns[1], columns[2]);
     for (int64_t i = 0; i < runs; ++i)
       add_to_lanes(columns[1] + i * strip.length, columns[2] + i * strip.length, strip.length,
@@ -42,7 +53,7 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, const double* pivots,
                                      Lanes* lanes) {
-  if (strip.rows >= kLeastRows && strip.length <= kShortRun)
+  if (has_short_runs(strip))
     add_short_runs<T>(source, strip, pivots, lanes);
   else
     add_runs<T>(source, strip, pivots, lanes);
@@ -61,13 +72,13 @@ void add_gradient(const T* dy, const T* x, const Strip& strip, const double* mea
 template <typename T>
 void add_column_moments(const T* x, const Strip& strip, const double* pivots, double* first,
                         double* second) {
-  add_table<T>(Moments<T>{x}, strip, pivots, first, second);
+  add_table<T>(Moments<T>{x}, strip, kRowsAhead * strip.stride, pivots, first, second);
 }
 
 template <typename T>
 void add_column_gradient(const T* dy, const T* x, const Strip& strip, const double* means,
                          double* first, double* second) {
-  add_table<T>(Gradients<T>{dy, x}, strip, means, first, second);
+  add_table<T>(Gradients<T>{dy, x}, strip, kRowsAhead * strip.stride, means, first, second);
 }
 
 }  // namespace
