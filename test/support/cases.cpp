@@ -138,4 +138,11 @@ at::Tensor normal(at::IntArrayRef shape, uint64_t seed) {
   return at::randn(shape, at::detail::createCPUGenerator(seed), at::kDouble);
 }
 
+at::Tensor many_normal(at::IntArrayRef shape) {
+  const int64_t count = c10::multiply_integers(shape);
+  const at::Tensor block = normal({std::min<int64_t>(count, 99991)}, 1);  // a prime
+  const int64_t copies = (count + block.numel() - 1) / block.numel();
+  return block.repeat({copies}).slice(0, 0, count).view(shape);
+}
+
 }  // namespace torchbn::test

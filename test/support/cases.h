@@ -70,4 +70,18 @@ std::vector<int64_t> small_shape(int64_t rank);
 // Standard normal values in float64, the same on every run and every machine.
 at::Tensor normal(at::IntArrayRef shape, uint64_t seed);
 
+// Normal values from a repeated block: random numbers are slow to make, and few suffice.
+at::Tensor many_normal(at::IntArrayRef shape);
+
+// For test suites that are instantiated with devices(), one thread unless a test says otherwise:
+// most tensors are small, and on a busy machine threads would wait for each other.
+class DeviceTest : public testing::TestWithParam<at::Device> {
+ protected:
+  void SetUp() override { TORCHBN_SKIP_WITHOUT(GetParam()); }
+  at::Device device() const { return GetParam(); }
+
+ private:
+  Threads threads_{1};
+};
+
 }  // namespace torchbn::test
