@@ -1,59 +1,188 @@
+// The element-wise primitives at every size round the vector widths and block boundaries, at every
+// alignment: each element has the bits of core's formula, nothing else is read or written.
+
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
 #include <vector>
 
-#include "cpu/reference.h"
+#include "cpu/vec/guarded_memory.h"
 #include "cpu/vec/levels.h"
+#include "cpu/vec/strips.h"
 
 namespace torchbn::test {
 namespace {
 
+using cpu::vec::kLanes;
 using cpu::vec::Level;
+using cpu::vec::Primitives;
 
-// Stores past the caches give the same bits at every length and alignment.
+constexpr int64_t kMostElements = 1 << 17;
+constexpr int64_t kMostMaps = 8192;
+
 template <typename T>
-void check_streaming(Level level, DType dtype) {
-  const ForcedLevel forced(level);
-  const auto& primitives = cpu::vec::table().get<T>();
+class MapsTest : public testing::Test {
+ protected:
   using Value = Compute<T>;
-  constexpr int64_t kLength = 1100;
-  constexpr int64_t kRows = 3;
-  Buffer x(dtype, normal(kRows * kLength, 3, 2, 1)), dy(dtype, normal(kRows * kLength, 0, 1, 2));
-  const std::vector<Value> coefficients(kLength, static_cast<Value>(1.25));
-  const Value* c = coefficients.data();
-  for (int64_t offset = 0; offset < 33; offset += 3) {
-    for (int64_t length : {int64_t{64}, int64_t{1023}, int64_t{1041}, kLength - 33}) {
-      Buffer expected(dtype, kRows * kLength), actual(dtype, kRows * kLength);
-      const auto x_at = static_cast<const T*>(x.data());
-      const auto dy_at = static_cast<const T*>(dy.data());
-      const auto expected_at = static_cast<T*>(expected.data()) + offset;
-      const auto actual_at = static_cast<T*>(actual.data()) + offset;
-      const cpu::vec::Strip strip{kRows, length, kLength};
-      primitives.column_affine(x_at, expected_at, strip, {c, c, c}, false);
-      primitives.column_affine(x_at, actual_at, strip, {c, c, c}, true);
-      ASSERT_TRUE(actual.same_bits(expected)) << length << " at " << offset;
-      const Affine<Value> affine{0.5, 2, 1};
-      const GradientCoefficients<Value> gradient{0.5, 2, 1, 3};
-      primitives.affine(x_at, expected_at, strip, &affine, false);
-      primitives.affine(x_at, actual_at, strip, &affine, true);
-      ASSERT_TRUE(actual.same_bits(expected)) << length << " at " << offset;
-      primitives.column_gradient(dy_at, x_at, expected_at, strip, {c, c, c, c}, false);
-      primitives.column_gradient(dy_at, x_at, actual_at, strip, {c, c, c, c}, true);
-      ASSERT_TRUE(actual.same_bits(expected)) << length << " at " << offset;
-      primitives.gradient(dy_at, x_at, expected_at, strip, &gradient, false);
-      primitives.gradient(dy_at, x_at, actual_at, strip, &gradient, true);
-      ASSERT_TRUE(actual.same_bits(expected)) << length << " at " << offset;
+
+  // Strips with a map for each run, and with one for each column.
+  void check_runs(const Strip& s, int64_t alignments) {
+    const std::vector<Affine<Value>> affine = affine_maps(s.runs);
+    const std::vector<GradientCoefficients<Value>> gradient = gradient_maps(s.runs);
+    const auto* affine_at = coefficients_[0].at_end(affine);
+    const auto* gradient_at = coefficients_[1].at_end(gradient);
+    check(
+        s, alignments, "affine",
+        [&](Value, Value x, int64_t run, int64_t) { return affine[run](x); },
+        [&](const Primitives<T>& p, const T*, const T* x, T* y, bool past_cache) {
+          p.affine(x, y, s, affine_at, past_cache);
+        });
+    check(
+        s, alignments, "gradient",
+        [&](Value dy, Value x, int64_t run, int64_t) { return gradient[run](dy, x); },
+        [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, bool past_cache) {
+          p.gradient(dy, x, dx, s, gradient_at, past_cache);
+        });
+  }
+
+  void check_columns(const Strip& s, int64_t alignments) {
+    const std::vector<GradientCoefficients<Value>> maps = gradient_maps(s.length);
+    // The arrays have room for kLanes columns, and no more.
+    std::array<std::vector<Value>, 4> arrays;
+    std::array<const Value*, 4> at;
+    for (size_t i = 0; i < arrays.size(); ++i) {
+      arrays[i].resize(std::max<int64_t>(s.length, kLanes), std::numeric_limits<Value>::max());
+      for (int64_t c = 0; c < s.length; ++c)
+        arrays[i][c] =
+            std::array{maps[c].mean, maps[c].grad_scale, maps[c].input_scale, maps[c].shift}[i];
+      at[i] = coefficients_[i].at_end(arrays[i]);
+    }
+    check(
+        s, alignments, "column_affine",
+        [&](Value, Value x, int64_t, int64_t c) {
+          return Affine<Value>{maps[c].mean, maps[c].grad_scale, maps[c].shift}(x);
+        },
+        [&](const Primitives<T>& p, const T*, const T* x, T* y, bool past_cache) {
+          p.column_affine(x, y, s, {at[0], at[1], at[3]}, past_cache);
+        });
+    check(
+        s, alignments, "column_gradient",
+        [&](Value dy, Value x, int64_t, int64_t c) { return maps[c](dy, x); },
+        [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, bool past_cache) {
+          p.column_gradient(dy, x, dx, s, {at[0], at[1], at[2], at[3]}, past_cache);
+        });
+  }
+
+ private:
+  // On every level, with ordinary stores and ones past the caches, with the output misaligned by
+  // 0, ..., alignments - 1 elements (and by one less than a cache line).
+  template <typename Formula, typename Run>
+  void check(const Strip& s, int64_t alignments, const char* name, const Formula& formula,
+             const Run& run) {
+    if (this->HasFatalFailure()) return;
+    const int64_t size = span(s);
+    const std::vector<T> x(x_.begin(), x_.begin() + size), dy(dy_.begin(), dy_.begin() + size);
+    // Everything between the results and round them keeps the pattern.
+    constexpr int64_t kZone = kLine<T> * 4;
+    std::vector<T> expected(kZone + size + kZone);
+    std::memset(static_cast<void*>(expected.data()), kPattern, expected.size() * sizeof(T));
+    for_elements(s, [&](int64_t i, int64_t map, int64_t column) {
+      const Value result = formula(widen(dy[i]), widen(x[i]), map, column);
+      expected[kZone + i] = narrowed<T>(result);
+    });
+    for (int64_t n = 0; n <= alignments; ++n) {
+      const int64_t offset = n == alignments ? kLine<T> - 1 : n;
+      // Now the one, now the other input lies where reading on would crash.
+      const T* x_at = n % 2 == 0 ? in_[0].at_end(x) : in_[0].at_begin(x, offset);
+      const T* dy_at = n % 2 == 0 ? in_[1].at_begin(dy, offset) : in_[1].at_end(dy);
+      for (Level level : levels()) {
+        const ForcedLevel forced(level);
+        for (bool past_cache : {false, true}) {
+          T* zone = reinterpret_cast<T*>(out_.begin()) + offset;
+          std::memset(static_cast<void*>(zone), kPattern, expected.size() * sizeof(T));
+          run(cpu::vec::table().get<T>(), dy_at, x_at, zone + kZone, past_cache);
+          ASSERT_EQ(std::memcmp(zone, expected.data(), expected.size() * sizeof(T)), 0)
+              << name << " " << name_of(level) << (past_cache ? " past the caches: " : ": ")
+              << describe(s) << ", output at " << offset;
+        }
+      }
+    }
+  }
+
+  static std::vector<GradientCoefficients<Value>> gradient_maps(int64_t count) {
+    std::vector<GradientCoefficients<Value>> maps(count);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto value = static_cast<Value>(i);
+      maps[i] = {value / 7, 1 + value / 11, 2 - value / 13, value / 17 - 3};
+    }
+    return maps;
+  }
+  static std::vector<Affine<Value>> affine_maps(int64_t count) {
+    std::vector<Affine<Value>> maps(count);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto value = static_cast<Value>(i);
+      maps[i] = {value / 7, 1 + value / 11, value / 17 - 3};
+    }
+    return maps;
+  }
+
+  static constexpr int kPattern = 0xa5;
+  const std::vector<T> x_ = normal_values<T>(kMostElements, 1);
+  const std::vector<T> dy_ = normal_values<T>(kMostElements, 2);
+  const GuardedMemory in_[2]{GuardedMemory(kMostElements * sizeof(T) + 64),
+                             GuardedMemory(kMostElements * sizeof(T) + 64)};
+  const GuardedMemory out_{static_cast<int64_t>(kMostElements * sizeof(T) + 1024)};
+  const GuardedMemory coefficients_[4]{
+      GuardedMemory(kMostMaps * sizeof(Value)), GuardedMemory(kMostMaps * sizeof(Value)),
+      GuardedMemory(kMostMaps * sizeof(Value)), GuardedMemory(kMostMaps * sizeof(Value))};
+};
+TYPED_TEST_SUITE(MapsTest, ElementTypes, ElementNames);
+
+TYPED_TEST(MapsTest, EveryLengthAtEveryAlignment) {
+  for (int64_t length = 1; length <= kEveryLength; ++length) {
+    this->check_runs({1, length, length}, kLine<TypeParam>);
+    this->check_columns({1, length, length}, kLine<TypeParam>);
+  }
+}
+
+TYPED_TEST(MapsTest, EveryLengthOfSeveralRowsAndRuns) {
+  for (int64_t length = 1; length <= kEveryLength; ++length) {
+    this->check_runs({2, length, 3 * length + 5, 3, length}, kLine<TypeParam>);
+    this->check_runs({2, length, 3 * length + 8, 2, length + 3}, kLine<TypeParam>);
+    // Four rows that lie close share their coefficients.
+    for (int64_t rows : {2, 3, 4, 5, 9}) {
+      this->check_columns({rows, length, length}, kLine<TypeParam>);
+      this->check_columns({rows, length, length + 3}, kLine<TypeParam>);
     }
   }
 }
 
-TEST(Streaming, SameBitsAsOrdinaryStores) {
-  for (Level level : levels()) {
-    check_streaming<float>(level, DType::kFloat32);
-    check_streaming<double>(level, DType::kFloat64);
-    check_streaming<BFloat16>(level, DType::kBFloat16);
-    check_streaming<Float16>(level, DType::kFloat16);
+// Rows that are cache lines, and the shortest that are streamed without being so.
+TYPED_TEST(MapsTest, LengthsFromWhichStoresPassTheCaches) {
+  constexpr int64_t kStreamed = 8192 / sizeof(TypeParam);
+  for (int64_t length : around({256, 512, kStreamed}, 2)) {
+    for (int64_t stride : {length, length + 1, length + kLine<TypeParam>}) {
+      this->check_runs({2, length, stride}, kLine<TypeParam>);
+      this->check_columns({2, length, stride}, kLine<TypeParam>);
+    }
   }
+  for (int64_t length : {64, 1023, 1041, 1067}) {
+    this->check_runs({3, length, 1100}, kLine<TypeParam>);
+    this->check_columns({3, length, 1100}, kLine<TypeParam>);
+  }
+}
+
+// Rows of many columns are cut into panels, of which the last may be up to twice as wide.
+TYPED_TEST(MapsTest, PanelsOfColumns) {
+  constexpr int64_t kMost = 1536;  // columns of rows that stay whole
+  constexpr int64_t kPanel = 2048 / sizeof(TypeParam);
+  for (int64_t length :
+       around({kMost, kMost + kPanel / 2, 2 * kPanel, 3 * kPanel, 4 * kPanel - 16}, 2))
+    for (int64_t rows : {1, 3}) this->check_columns({rows, length, length + 1}, 2);
+  for (int64_t rows : around({16, 32})) this->check_columns({rows, kMost + 1, kMost + 3}, 1);
 }
 
 }  // namespace
