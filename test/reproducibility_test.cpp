@@ -58,7 +58,7 @@ TEST_P(ReproducibilityTest, TheSameBitsForEveryNumberOfThreads) {
   for (const BitCase& c : bit_cases()) {
     for (at::ScalarType dtype : all_dtypes()) {
       std::vector<at::Tensor> expected;
-      for (int count : {1, 2, 3, 4}) {
+      for (int count = 1; count <= 8; ++count) {
         SCOPED_TRACE(testing::Message() << at::IntArrayRef(c.shape) << name_of(c.memory)
                                         << name_of(dtype) << " " << count << " threads");
         const Threads threads(count);

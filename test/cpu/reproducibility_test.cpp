@@ -26,9 +26,12 @@ struct Results {
   }
 };
 
-Results run(const Extent& e, DType dtype) {
-  const Doubles x = normal(e.numel(), 3, 2, 1);
-  Results results{Call(e, dtype, x), Call(e, dtype, x)};
+Call fresh(const Extent& e, DType dtype) {
+  return Call(e, dtype, normal(e.numel(), 3, 2, 1));
+}
+
+Results run(const Call& call) {
+  Results results{call, call};
   results.training.train();
   results.training.backward(true);
   results.evaluation.inference();
@@ -36,9 +39,19 @@ Results run(const Extent& e, DType dtype) {
   return results;
 }
 
+// Shapes that the kernels share out in different ways; which one may depend on the threads.
 std::vector<Extent> shared_out(Layout layout) {
-  return {{2, 3, 20011, layout}, {40, 70, 49, layout}, {2000, 7, 5, layout},
-          {3, 2061, 9, layout},  {5, 40, 777, layout}, {300, 67, 15, layout}};
+  return {{2, 3, 20011, layout},   // planes of several chunks
+          {70, 3, 49, layout},     // chunks of several images; several positions in a row
+          {40, 70, 49, layout},    // groups of channels
+          {5, 150, 9, layout},     // groups of as many channels as may be
+          {3, 2061, 9, layout},    // few rows, more columns than a panel
+          {5, 40, 777, layout},    // groups of one channel
+          {2000, 7, 5, layout},    // many short runs
+          {300, 67, 15, layout},   // many rows
+          {1, 1, 40001, layout},   // one channel
+          {4, 9001, 1, layout},    // columns alone to share out
+          {1030, 33, 1, layout}};  // rows and columns
 }
 
 class Reproducibility : public KernelTest {};
@@ -47,10 +60,11 @@ INSTANTIATE_TEST_SUITE_P(All, Reproducibility, every_layout_and_dtype(), name_of
 TEST_P(Reproducibility, SameBitsForEveryThreadCount) {
   const int before = at::get_num_threads();
   for (const Extent& e : shared_out(layout())) {
+    const Call call = fresh(e, dtype());
     std::optional<Results> expected;
-    for (int threads = 1; threads <= 4; ++threads) {
+    for (int threads = 1; threads <= 8; ++threads) {
       at::set_num_threads(threads);
-      const Results actual = run(e, dtype());
+      const Results actual = run(call);
       if (!expected) expected = actual;
       EXPECT_TRUE(actual == *expected) << describe(e, dtype()) << " threads " << threads;
     }
@@ -60,14 +74,36 @@ TEST_P(Reproducibility, SameBitsForEveryThreadCount) {
 
 TEST_P(Reproducibility, SameBitsForEveryInstructionSet) {
   for (const Extent& e : shared_out(layout())) {
+    const Call call = fresh(e, dtype());
     std::optional<Results> expected;
     for (Level level : levels()) {
       const ForcedLevel forced(level);
-      const Results actual = run(e, dtype());
+      const Results actual = run(call);
       if (!expected) expected = actual;
       EXPECT_TRUE(actual == *expected) << describe(e, dtype()) << " " << name_of(level);
     }
   }
+}
+
+// Stores past the caches, which only large tensors get.
+TEST(ReproducibilityBeyondTheCaches, SameBitsForEveryLevelAndThreadCount) {
+  const int before = at::get_num_threads();
+  for (const Extent& e : {Extent{3, 5, 282001, Layout::kChannelsFirst},
+                          Extent{70001, 61, 1, Layout::kChannelsLast}}) {
+    const Call call = fresh(e, DType::kFloat32);
+    std::optional<Results> expected;
+    for (Level level : levels()) {
+      const ForcedLevel forced(level);
+      for (int threads : {1, 3, 8}) {
+        at::set_num_threads(threads);
+        const Results actual = run(call);
+        if (!expected) expected = actual;
+        EXPECT_TRUE(actual == *expected)
+            << describe(e, call.dtype) << " " << name_of(level) << " threads " << threads;
+      }
+    }
+  }
+  at::set_num_threads(before);
 }
 
 }  // namespace

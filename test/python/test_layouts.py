@@ -83,31 +83,6 @@ def test_an_empty_batch_is_no_batch(device, shape, training):
     assert torch.equal(mean, old[0]) and torch.equal(var, old[1]) and counter == 5
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-@pytest.mark.parametrize("shape", [(64, 24, 9, 9), (2, 3, 150, 151), (3000, 20), (4, 64, 5),
-                                   (1, 1, 40000)], ids=str)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_any_number_of_threads_gives_the_same_bits(shape, dtype, layout):
-    def compute():
-        x = in_layout(random(shape, dtype, mean=1), layout).requires_grad_()
-        dy = in_layout(random(shape, dtype, seed=1), layout)
-        weight, bias = (p.requires_grad_() for p in parameters(shape[1], dtype))
-        mean, var = statistics(shape[1], dtype)
-        results = []
-        for training in (True, False):
-            output = batch_norm(x, weight, bias, mean, var, training)
-            results += [output, *torch.autograd.grad(output, (x, weight, bias), dy)]
-        return [*results, mean, var]
-
-    results = []
-    for threads in (1, 2, 3, 4):
-        torch.set_num_threads(threads)
-        results.append(compute())
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            assert torch.equal(a, b)
-
-
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_planes_of_one_cache_line_in_a_tensor_larger_than_the_cache(device, training):
     x = random((16500, 16, 8), torch.float64, device)
