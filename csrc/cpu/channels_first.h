@@ -96,18 +96,18 @@ inline constexpr int64_t kShareBytes = 512 * 1024;
 // thread's cache, or too few for all threads. A group is mapped while the next is summed, or at
 // once where two would not stay in the caches; the chunks that were summed last come first, being
 // there most likely.
-template <typename Operation>
-void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op) {
+template <typename Operation, typename AnyTeam>
+void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, const AnyTeam& team) {
   using Sums = typename Operation::Sums;
   const int64_t channels = chunks.extent.channels;
-  const int64_t cache_bytes = at::get_num_threads() * kShareBytes;
+  const int64_t cache_bytes = team.size * kShareBytes;
   const int64_t group = std::clamp<int64_t>(cache_bytes / channel_bytes, 1, channels);
   const bool overlap = group * channel_bytes <= cache_bytes;
   const int64_t spatial = chunks.extent.spatial;
   const auto partial = std::make_unique<Sums[]>(group * chunks.count);
   const auto pass = [&](const Group& summed, const Group& mapped) {
     const int64_t items = std::max(summed.size, mapped.size) * chunks.count;
-    for_items(items, chunks.images * chunks.length, [&](int64_t begin, int64_t end) {
+    team.for_items(items, chunks.images * chunks.length, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         if (i < summed.size * chunks.count) {
           const int64_t channel = summed.begin + i / chunks.count;
@@ -170,23 +170,21 @@ void run_groups(const Chunks& chunks, const Group& summed, const Group& mapped, 
   for (int64_t i = 0; i < summed.size; ++i) op.finish(summed.begin + i, sums[i]);
 }
 
-// Would giving each thread whole channels leave some idle for long?
-inline bool channels_suffice(const Extent& e) {
-  const int64_t threads = at::get_num_threads();
-  if (e.numel() <= kGrain) return true;
-  const int64_t longest = div_up(e.channels, threads);
-  return longest * threads * 4 <= e.channels * 5;
+// Would giving each thread whole channels leave none idle for long?
+inline bool channels_suffice(const Extent& e, int64_t threads) {
+  return e.numel() <= kGrain || shares_evenly(e.channels, 1, threads);
 }
 
-template <typename Operation>
-void run_channels_first(const Extent& e, int64_t element_size, Operation& op) {
+template <typename Operation, typename AnyTeam = Team>
+void run_channels_first(const Extent& e, int64_t element_size, Operation& op,
+                        const AnyTeam& team = {}) {
   const Chunks chunks(e);
   const int64_t summed_bytes = element_size * Operation::kSummedTensors;
   const int64_t channel_bytes = e.count() * summed_bytes;
-  if (!channels_suffice(e) || channel_bytes > kShareBytes)
-    return run_in_team(chunks, channel_bytes, op);
+  if (!channels_suffice(e, team.size) || channel_bytes > kShareBytes)
+    return run_in_team(chunks, channel_bytes, op, team);
   const int64_t group = group_size(e, summed_bytes);
-  for_items(e.channels, e.count(), [&](int64_t begin, int64_t end) {
+  team.for_items(e.channels, e.count(), [&](int64_t begin, int64_t end) {
     Group mapped{begin, 0};
     for (int64_t c = begin; c < end; c += group) {
       const Group summed{c, std::min(group, end - c)};
@@ -198,16 +196,25 @@ void run_channels_first(const Extent& e, int64_t element_size, Operation& op) {
 }
 
 // The same for an operation without sums, which needs map only. Planes go in memory order:
-// consecutive ones are one stream.
-template <typename Operation>
-void map_channels_first(const Extent& e, const Operation& op) {
-  for_items_latest_first(e.batch * e.channels, e.spatial, [&](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end;) {
+// consecutive ones are one stream. Large ones are cut into pieces: there may be fewer planes than
+// threads.
+template <typename Operation, typename AnyTeam = Team>
+void map_channels_first(const Extent& e, const Operation& op, const AnyTeam& team = {}) {
+  const int64_t length = std::min(e.spatial, Chunks::kTarget);
+  const int64_t pieces = div_up(e.spatial, length);
+  const auto map = [&](int64_t plane, int64_t planes, int64_t first, int64_t last) {
+    const int64_t from = first * length;
+    const int64_t size = std::min(last * length, e.spatial) - from;
+    for (const int64_t stop = plane + planes; plane < stop;) {
       const int64_t channel = plane % e.channels;
-      const int64_t planes = std::min(end - plane, e.channels - channel);
-      op.map(channel, plane * e.spatial, {1, e.spatial, e.spatial, planes, e.spatial});
-      plane += planes;
+      const int64_t runs = std::min(stop - plane, e.channels - channel);
+      op.map(channel, plane * e.spatial + from, {1, size, size, runs, e.spatial});
+      plane += runs;
     }
+  };
+  team.for_items(e.batch * e.channels * pieces, length, [&](int64_t begin, int64_t end) {
+    latest_first(begin, end, length,
+                 [&](int64_t first, int64_t last) { for_lines(first, last, pieces, map); });
   });
 }
 

@@ -55,30 +55,32 @@ struct Panel {
   int64_t width;
 };
 
-// How the columns are shared out when the rows cannot keep the threads busy. Only the work is cut:
-// a column's result does not depend on its panel.
+// Columns in panels of whole blocks, for where the rows alone cannot keep the threads busy. Only
+// the work is cut: a column's result does not depend on its panel.
 struct Panels {
-  Panels(const Table2d& table, int64_t row_items) : width(table.width) {
-    const int64_t threads = at::get_num_threads();
-    const bool split = table.copies == 1 && row_items < 2 * threads &&
-                       table.width * std::max<int64_t>(table.rows, 1) > kGrain;
-    const int64_t wanted = split ? div_up(2 * threads, row_items) : 1;
-    step = std::max<int64_t>(div_up(div_up(width, wanted), kStep) * kStep, kStep);
-    // A last panel narrower than a vector joins its neighbour.
-    count = std::max<int64_t>((width + step - vec::kLanes) / step, 1);
-  }
+  Panels(const Table2d& table, int64_t wanted)
+      : width(table.width),
+        blocks(std::max<int64_t>((width + kBlock - vec::kLanes) / kBlock, 1)),
+        count(std::clamp<int64_t>(wanted, 1, blocks)) {}
 
-  static constexpr int64_t kStep = 32;  // two cache lines of float
+  static constexpr int64_t kBlock = 32;  // two cache lines of float
 
-  Panel operator[](int64_t i) const {
-    const int64_t begin = i * step;
-    return {begin, (i + 1 == count ? width : begin + step) - begin};
+  // The panels [first, last) as one.
+  Panel range(int64_t first, int64_t last) const {
+    const int64_t begin = blocks * first / count * kBlock;
+    return {begin, (last == count ? width : blocks * last / count * kBlock) - begin};
   }
 
   int64_t width;
-  int64_t step;
+  int64_t blocks;  // a last one narrower than a vector belongs to its neighbour
   int64_t count;
 };
+
+// Are pieces of `rows` rows enough to share out?
+inline bool rows_suffice(const Table2d& table, int64_t rows, int64_t threads) {
+  return table.copies > 1 || table.width * table.rows <= kGrain ||
+         shares_evenly(table.rows, rows, threads);
+}
 
 // A channels-last operation has
 //   Sums                                           two sums per channel
@@ -118,13 +120,14 @@ void sum_chunk(const Table2d& table, int64_t chunk, const Panel& panel, double* 
   }
 }
 
-template <typename Operation>
-void finish_channels(const Table2d& table, const double* partial, Operation& op) {
+template <typename Operation, typename AnyTeam>
+void finish_channels(const Table2d& table, const double* partial, Operation& op,
+                     const AnyTeam& team) {
   using Sums = typename Operation::Sums;
   constexpr int64_t kBlock = 64;
   const int64_t channels = table.channels;
   // Finishing a channel costs about as much as summing 64 elements.
-  for_items(channels, table.chunks + 64, [&](int64_t begin, int64_t end) {
+  team.for_items(channels, table.chunks + 64, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; c += kBlock) {
       const int64_t n = std::min(kBlock, end - c);
       double first[kBlock] = {}, second[kBlock] = {};
@@ -138,19 +141,21 @@ void finish_channels(const Table2d& table, const double* partial, Operation& op)
   });
 }
 
-template <typename Operation>
-void map_channels_last(const Table2d& table, const Operation& op) {
-  const Panels panels(table, table.rows);
-  if (panels.count > 1) {
-    for_items(panels.count, table.rows * panels.step, [&](int64_t begin, int64_t end) {
-      const int64_t column = panels[begin].begin;
-      const Panel last = panels[end - 1];
-      op.map(column, {table.rows, last.begin + last.width - column, table.width}, column);
-    });
+template <typename Operation, typename AnyTeam = Team>
+void map_channels_last(const Table2d& table, const Operation& op, const AnyTeam& team = {}) {
+  if (!rows_suffice(table, 1, team.size)) {
+    const Panels panels(table, team.size);
+    team.for_items(panels.count, table.rows * table.width / panels.count,
+                   [&](int64_t begin, int64_t end) {
+                     const Panel panel = panels.range(begin, end);
+                     op.map(panel.begin, {table.rows, panel.width, table.width}, panel.begin);
+                   });
     return;
   }
-  for_items_latest_first(table.rows, table.width, [&](int64_t begin, int64_t end) {
-    op.map(begin * table.width, {end - begin, table.width, table.width}, 0);
+  team.for_items(table.rows, table.width, [&](int64_t begin, int64_t end) {
+    latest_first(begin, end, table.width, [&](int64_t first, int64_t last) {
+      op.map(first * table.width, {last - first, table.width, table.width}, 0);
+    });
   });
   if (table.rest > 0) {
     op.map(table.rows * table.width, {1, table.rest, table.width}, 0);
@@ -158,17 +163,24 @@ void map_channels_last(const Table2d& table, const Operation& op) {
   }
 }
 
-template <typename Operation>
-void run_channels_last(const Table2d& table, Operation& op) {
-  const Panels panels(table, table.chunks);
+template <typename Operation, typename AnyTeam = Team>
+void run_channels_last(const Table2d& table, Operation& op, const AnyTeam& team = {}) {
+  // Eight items or more for each thread: one more or less matters little then.
+  const bool whole_rows = rows_suffice(table, table.rows_per_chunk, team.size);
+  const Panels panels(table, whole_rows ? 1 : div_up(8 * team.size, table.chunks));
   const std::unique_ptr<double[]> partial(new double[table.chunks * 2 * table.channels]);
-  for_items(table.chunks * panels.count, std::min(table.rows, table.rows_per_chunk) * panels.step,
-            [&](int64_t begin, int64_t end) {
-              for (int64_t i = begin; i < end; ++i)
-                sum_chunk(table, i / panels.count, panels[i % panels.count], partial.get(), op);
-            });
-  finish_channels(table, partial.get(), op);
-  if (op.maps()) map_channels_last(table, op);
+  team.for_items(table.chunks * panels.count,
+                 std::min(table.rows, table.rows_per_chunk) * table.width / panels.count,
+                 [&](int64_t begin, int64_t end) {
+                   for_lines(begin, end, table.chunks,
+                             [&](int64_t panel, int64_t count, int64_t first, int64_t last) {
+                               const Panel columns = panels.range(panel, panel + count);
+                               for (int64_t chunk = first; chunk < last; ++chunk)
+                                 sum_chunk(table, chunk, columns, partial.get(), op);
+                             });
+                 });
+  finish_channels(table, partial.get(), op, team);
+  if (op.maps()) map_channels_last(table, op, team);
 }
 
 }  // namespace torchbn::cpu

@@ -27,7 +27,7 @@ Affine<Value> channel_map(const InferenceProblem& problem, int64_t channel) {
 // thousands of them are worth a parallel region of their own.
 template <typename Set>
 void for_channels(int64_t channels, const Set& set) {
-  for_items(channels, 8, [&](int64_t begin, int64_t end) {
+  Team().for_items(channels, 8, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) set(c);
   });
 }
