@@ -101,27 +101,32 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
   using Sums = typename Operation::Sums;
   const int64_t channels = chunks.extent.channels;
   const int64_t cache_bytes = team.size * kShareBytes;
-  const int64_t group = std::clamp<int64_t>(cache_bytes / channel_bytes, 1, channels);
+  // At least eight chunks for each thread: one more or less matters little then.
+  const int64_t least = div_up(8 * team.size, chunks.count);
+  const int64_t most = std::clamp(cache_bytes / channel_bytes, std::min(least, channels), channels);
+  const int64_t group = div_up(channels, div_up(channels, most));
   const bool overlap = group * channel_bytes <= cache_bytes;
   const int64_t spatial = chunks.extent.spatial;
   const auto partial = std::make_unique<Sums[]>(group * chunks.count);
   const auto pass = [&](const Group& summed, const Group& mapped) {
-    const int64_t items = std::max(summed.size, mapped.size) * chunks.count;
-    team.for_items(items, chunks.images * chunks.length, [&](int64_t begin, int64_t end) {
+    const int64_t slots = std::max(summed.size, mapped.size) * chunks.count;
+    // A group of fewer chunks than slots is spread over them; calls f(item, channel, chunk).
+    const auto visit = [&](const Group& part, int64_t slot, const auto& f) {
+      const int64_t items = part.size * chunks.count;
+      const int64_t item = slot * items / slots;
+      if (item < (slot + 1) * items / slots)
+        f(item, part.begin + item / chunks.count, item % chunks.count);
+    };
+    team.for_items(slots, chunks.images * chunks.length, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        if (i < summed.size * chunks.count) {
-          const int64_t channel = summed.begin + i / chunks.count;
-          const int64_t chunk = i % chunks.count;
+        visit(summed, i, [&](int64_t item, int64_t channel, int64_t chunk) {
           vec::Lanes lanes = {};
           op.add(channel, chunks.offset(chunk) + channel * spatial, chunks.strip(chunk), &lanes);
-          partial[i] = fold<Sums>(lanes);
-        }
-        const int64_t latest = begin + end - 1 - i;
-        if (latest < mapped.size * chunks.count) {
-          const int64_t channel = mapped.begin + latest / chunks.count;
-          const int64_t chunk = latest % chunks.count;
+          partial[item] = fold<Sums>(lanes);
+        });
+        visit(mapped, begin + end - 1 - i, [&](int64_t, int64_t channel, int64_t chunk) {
           op.map(channel, chunks.offset(chunk) + channel * spatial, chunks.strip(chunk));
-        }
+        });
       }
     });
   };
