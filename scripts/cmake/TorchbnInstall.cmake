@@ -1,4 +1,5 @@
-# Install rules: library, headers, and a package config that can be moved to another folder.
+# The CMake package: find_package(torchbn) in what is installed, which can be moved to another folder,
+# and in the build folder (torchbn_DIR). Library, headers and config files.
 
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
@@ -15,9 +16,14 @@ set_target_properties(torchbn_lib PROPERTIES
   INSTALL_RPATH "${_rpath}"
   INSTALL_REMOVE_ENVIRONMENT_RPATH ON)
 
+# The static library is a set of its own, because it may need what the shared one does not.
 install(TARGETS torchbn_lib torchbn EXPORT torchbn-targets LIBRARY DESTINATION ${_libdir})
+install(TARGETS torchbn_archive torchbn_static EXPORT torchbn-static-targets ARCHIVE DESTINATION ${_libdir})
+foreach(set IN ITEMS torchbn-targets torchbn-static-targets)
+  install(EXPORT ${set} NAMESPACE torchbn:: DESTINATION ${_configdir})
+  export(EXPORT ${set} NAMESPACE torchbn:: FILE "${PROJECT_BINARY_DIR}/${set}.cmake")
+endforeach()
 install(DIRECTORY include/torchbn DESTINATION include FILES_MATCHING PATTERN "*.h")
-install(EXPORT torchbn-targets NAMESPACE torchbn:: DESTINATION ${_configdir})
 
 string(REGEX MATCH "^[0-9]+\\.[0-9]+" TORCHBN_TORCH_MINOR "${TORCHBN_TORCH_VERSION}")
 configure_package_config_file(
@@ -27,10 +33,11 @@ configure_package_config_file(
 # Before 1.0 a minor version may change the interface.
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/torchbn-config-version.cmake"
   COMPATIBILITY SameMinorVersion)
+configure_file(scripts/cmake/TorchbnTorch.cmake "${PROJECT_BINARY_DIR}/TorchbnTorch.cmake" COPYONLY)
 install(FILES
   "${PROJECT_BINARY_DIR}/torchbn-config.cmake"
   "${PROJECT_BINARY_DIR}/torchbn-config-version.cmake"
-  scripts/cmake/TorchbnTorch.cmake
+  "${PROJECT_BINARY_DIR}/TorchbnTorch.cmake"
   DESTINATION ${_configdir})
 if(EXISTS "${PROJECT_SOURCE_DIR}/LICENSE")
   install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
