@@ -41,6 +41,8 @@ if grep -vE '^((typeinfo|typeinfo name|vtable) for )?torchbn::' <<<"$exported"; 
 fi
 grep -q '^torchbn::batch_norm(' <<<"$exported" || fail "torchbn::batch_norm is not exported"
 
+[[ -f $prefix/lib/libtorchbn.a ]] || fail "no lib/libtorchbn.a"
+
 headers=$(cd "$prefix/include" && find . -name '*.h' | sort)
 grep -qx './torchbn/batch_norm.h' <<<"$headers" || fail "no torchbn/batch_norm.h"
 if grep -v '^\./torchbn/' <<<"$headers"; then
