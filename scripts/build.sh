@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the library and the test programs into build/, after setup.sh; only what has changed.
+# Builds the library and the test programs into build/, after setup.sh; only what has changed. After
+# that, `import torchbn` in .venv loads build/libtorchbn.so.
 #
 #   build.sh [--configure-only] [CMAKE_ARGUMENT...]
 #
@@ -26,4 +27,10 @@ cmake -S "$root" -B "$build" -G Ninja -DTORCHBN_PYTHON="$venv/bin/python" "$@"
 
 say "Building"
 cmake --build "$build"
+
+# Links, laid out as an installed package is: what changes here changes there.
+package=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchbn
+mkdir -p "$package/lib"
+ln -sf "$root/python/torchbn/__init__.py" "$package/"
+ln -sf "$build/libtorchbn.so" "$package/lib/"
 say "Built build/libtorchbn.so"

@@ -1,0 +1,37 @@
+"""Importing torchbn loads its operators, torch.ops.torchbn.batch_norm and the others.
+
+The library is the first of these that there is: one that the process has loaded already, the file
+that the environment variable TORCHBN_LIBRARY names, lib/libtorchbn.so beside this file.
+"""
+
+import os
+import pathlib
+import re
+
+import torch
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _load_library() -> None:
+    if hasattr(torch.ops.torchbn, "batch_norm"):
+        return
+    own = pathlib.Path(__file__).parent / "lib" / "libtorchbn.so"
+    path = pathlib.Path(os.environ.get("TORCHBN_LIBRARY") or own)
+    if not path.is_file():
+        raise ImportError(f"torchbn: there is no library {path}: build it, or name one with the "
+                          "environment variable TORCHBN_LIBRARY")
+    # Before it is loaded, because torch would only say that it could not load it.
+    built_with = re.search(rb"torchbn was built with torch ([0-9.]+)", path.read_bytes())
+    if not built_with:
+        raise ImportError(f"torchbn: {path} is not a torchbn library")
+    version = built_with[1].decode()
+    if _minor(version) != _minor(torch.__version__):
+        raise ImportError(f"torchbn: {path} was built with torch {version} and works with no other "
+                          f"minor version, but this is torch {torch.__version__}")
+    torch.ops.load_library(path)
+
+
+_load_library()
