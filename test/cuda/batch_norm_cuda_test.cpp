@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <future>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -328,6 +329,25 @@ TEST_F(BatchNormCuda, SideStreamsOrderTheirOwnWork) {
   const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
   // The copy to the device is still under way when the operator is called.
   expect_same_bits(cpu.to(at::kCUDA).train(), expected);
+}
+
+TEST_F(BatchNormCuda, ThreadsWorkOnStreamsOfTheirOwn) {
+  const Layer cpu = make_layer({32, 64, 56, 56}, at::kFloat);
+  const Results expected = cpu.to(at::kCUDA).train();
+  c10::cuda::getCurrentCUDAStream().synchronize();
+  std::vector<std::future<Results>> callers;
+  for (int caller = 0; caller < 4; ++caller) {
+    callers.push_back(std::async(std::launch::async, [&] {
+      const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
+      const c10::cuda::CUDAStreamGuard guard(stream);
+      const Layer layer = cpu.to(at::kCUDA);
+      for (int step = 0; step < 8; ++step) layer.train();
+      const Results results = layer.train();
+      stream.synchronize();
+      return results;
+    }));
+  }
+  for (std::future<Results>& caller : callers) expect_same_bits(caller.get(), expected);
 }
 
 // More than 2^31 values: needs some 13 GB.
