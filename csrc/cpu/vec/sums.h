@@ -40,9 +40,8 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
     for (int64_t i = 0; i < runs; ++i)
       for (int64_t j = 0; j < strip.length; ++j) columns[0][i * strip.length + j] = pivots[run + i];
     for (int64_t i = 0; i < width; ++i) columns[1][i] = columns[2][i] = 0;
-    // Few rows end too soon to prefetch rows ahead: the next runs are.
-    const int64_t ahead = strip.rows > kRowsAhead ? kRowsAhead * strip.stride : width;
-    add_table<T>(source + run * strip.spacing, {strip.rows, width, strip.stride}, ahead, columns[0],
+    // What comes next is the runs beside these.
+    add_table<T>(source + run * strip.spacing, {strip.rows, width, strip.stride}, width, columns[0],
                  columns[1], columns[2]);
     for (int64_t i = 0; i < runs; ++i)
       add_to_lanes(columns[1] + i * strip.length, columns[2] + i * strip.length, strip.length,
