@@ -40,6 +40,7 @@ struct AffineStream {
     return {x + offset, y + offset};
   }
   TORCHBN_ALWAYS_INLINE T* to() const { return y; }
+  TORCHBN_ALWAYS_INLINE void prefetch() const { __builtin_prefetch(x, 0, 3); }
   // One map for each of the registers.
   template <bool kStream, typename Map, int kCount>
   TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
@@ -69,6 +70,10 @@ struct GradientStream {
     return {dy + offset, x + offset, dx + offset};
   }
   TORCHBN_ALWAYS_INLINE T* to() const { return dx; }
+  TORCHBN_ALWAYS_INLINE void prefetch() const {
+    __builtin_prefetch(dy, 0, 3);
+    __builtin_prefetch(x, 0, 3);
+  }
   template <bool kStream, typename Map, int kCount>
   TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
     constexpr int kN = kWidth<Compute<T>>;
@@ -156,16 +161,28 @@ TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, int64_t rows, const St
 template <typename T>
 constexpr int64_t kBlockBytes = kBlock<T> * sizeof(T) < 64 ? kBlock<T> * sizeof(T) : 64;
 
+// How far ahead is prefetched, as in run_sums.h.
+template <typename T>
+constexpr int64_t kElementsAhead = 4096 / sizeof(T);
+
 // One row of at least kBlock columns, stored at aligned addresses but for its two ends, which are
 // stored twice: a store past the caches has to be, an ordinary one that crosses lines costs two.
+// What will be read next lies within `reach` elements.
 template <typename T, bool kStream, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length, const Map& map) {
+TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length, int64_t reach,
+                                           const Map& map) {
   const auto misaligned =
       static_cast<int64_t>(reinterpret_cast<uintptr_t>(stream.to()) % kBlockBytes<T>);
   int64_t i = 0;
   if (misaligned != 0) {
     map_block<T, false, kBlock<T>>(stream, 1, 0, map, 0);
     i = (kBlockBytes<T> - misaligned) / static_cast<int64_t>(sizeof(T));
+  }
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (; i + kBlock<T> <= length && i + kElementsAhead<T> < reach; i += kBlock<T>) {
+    for (int64_t j = 0; j < kBlock<T>; j += kLine)
+      (stream + (i + j + kElementsAhead<T>)).prefetch();
+    map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, i);
   }
   for (; i + kBlock<T> <= length; i += kBlock<T>)
     map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, i);
@@ -190,9 +207,12 @@ TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map,
                                      bool past_cache, bool share_coefficients) {
+  const auto reach = [&](int64_t row) __attribute__((always_inline)) {
+    return strip.stride == strip.length ? (strip.rows - row) * strip.length : strip.length;
+  };
   if (past_cache && streams(stream.to(), strip)) {
     for (int64_t row = 0; row < strip.rows; ++row)
-      map_row_aligned<T, true>(stream + row * strip.stride, strip.length, map);
+      map_row_aligned<T, true>(stream + row * strip.stride, strip.length, reach(row), map);
     return;
   }
   int64_t row = 0;
@@ -203,7 +223,7 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   for (; row < strip.rows; ++row) {
     const Stream run = stream + row * strip.stride;
     if (strip.length >= kLeastAligned)
-      map_row_aligned<T, false>(run, strip.length, map);
+      map_row_aligned<T, false>(run, strip.length, reach(row), map);
     else
       map_rows<T>(run, 1, strip, map);
   }
