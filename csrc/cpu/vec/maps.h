@@ -204,11 +204,13 @@ TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
   return lines || strip.length * static_cast<int64_t>(sizeof(T)) >= kLeastStreamedBytes;
 }
 
+// After a strip of one row `more` elements follow that will be read next.
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map,
-                                     bool past_cache, bool share_coefficients) {
+                                     bool past_cache, bool share_coefficients, int64_t more = 0) {
   const auto reach = [&](int64_t row) __attribute__((always_inline)) {
-    return strip.stride == strip.length ? (strip.rows - row) * strip.length : strip.length;
+    const int64_t rows = strip.stride == strip.length ? strip.rows - row : 1;
+    return rows * strip.length + more;
   };
   if (past_cache && streams(stream.to(), strip)) {
     for (int64_t row = 0; row < strip.rows; ++row)
@@ -297,10 +299,13 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
   }
   if (spreads(strip)) return map_spread_runs<T>(stream, strip, maps, past_cache);
   const Strip run{1, strip.length, strip.stride};
+  const bool consecutive = strip.rows == 1 && strip.spacing == strip.length;
   for (int64_t row = 0; row < strip.rows; ++row) {
     for (int64_t i = 0; i < strip.runs; ++i) {
       const Map map = maps[i];
-      map_strip<T>(stream + (row * strip.stride + i * strip.spacing), run, map, past_cache, false);
+      const int64_t more = consecutive ? (strip.runs - 1 - i) * strip.length : 0;
+      map_strip<T>(stream + (row * strip.stride + i * strip.spacing), run, map, past_cache, false,
+                   more);
     }
   }
 }
