@@ -3,6 +3,7 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/util/SmallVector.h>
 
+#include "optional_tensor.h"
 #include "outputs.h"
 
 namespace torchbn {
@@ -29,7 +30,7 @@ ChannelVector read(const at::Tensor& vector) {
 }
 
 ChannelVector read(const std::optional<at::Tensor>& vector) {
-  return vector.has_value() && vector->defined() ? read(*vector) : ChannelVector{};
+  return present(vector) ? read(*vector) : ChannelVector{};
 }
 
 MutableChannelVector write(const at::Tensor& vector) {
@@ -37,7 +38,7 @@ MutableChannelVector write(const at::Tensor& vector) {
 }
 
 MutableChannelVector write(const std::optional<at::Tensor>& vector) {
-  return vector.has_value() && vector->defined() ? write(*vector) : MutableChannelVector{};
+  return present(vector) ? write(*vector) : MutableChannelVector{};
 }
 
 // Whether the axes, slowest first, follow each other in memory without gaps.
@@ -165,7 +166,7 @@ BackwardCall::BackwardCall(const at::Tensor& grad_output, const std::optional<at
       invstd_(invstd.contiguous()),
       gradients_(
           allocate_gradients(grad_output, input, weight, need_input, need_weight, need_bias)) {
-  const bool has_input = input.has_value() && input->defined();
+  const bool has_input = present(input);
   const at::Tensor& data = has_input ? *input : grad_output;
   const at::Tensor native = to_native(data);
   grad_output_ = has_input ? to_layout_of(native, grad_output) : native;

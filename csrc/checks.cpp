@@ -11,14 +11,11 @@
 #include <fmt/format.h>
 
 #include "memory_overlap.h"
+#include "optional_tensor.h"
 
 namespace torchbn {
 
 namespace {
-
-bool present(const std::optional<at::Tensor>& tensor) {
-  return tensor.has_value() && tensor->defined();
-}
 
 std::string to_text(c10::SymIntArrayRef sizes) {
   std::ostringstream text;

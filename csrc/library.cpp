@@ -4,6 +4,7 @@
 #include <torchbn/batch_norm.h>
 
 #include "operators.h"
+#include "optional_tensor.h"
 
 namespace torchbn {
 
@@ -21,8 +22,8 @@ at::Tensor batch_norm_composite(const at::Tensor& input, const std::optional<at:
     return std::get<0>(ops::batch_norm_train(input, weight, bias, running_mean, running_var,
                                              num_batches_tracked, momentum, eps));
   }
-  const bool has_mean = running_mean.has_value() && running_mean->defined();
-  const bool has_var = running_var.has_value() && running_var->defined();
+  const bool has_mean = present(running_mean);
+  const bool has_var = present(running_var);
   TORCH_CHECK(has_mean && has_var,
               "batch_norm: evaluation (training=False) normalises with running_mean and "
               "running_var and needs both, but ",

@@ -4,6 +4,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include "optional_tensor.h"
+
 namespace torchbn {
 
 namespace {
@@ -26,10 +28,9 @@ ForwardOutputs allocate_forward(const at::Tensor& input) {
 Gradients allocate_gradients(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,
                              const std::optional<at::Tensor>& weight, bool need_input,
                              bool need_weight, bool need_bias) {
-  const at::Tensor& like = input.has_value() && input->defined() ? *input : grad_output;
-  const at::ScalarType dtype = weight.has_value() && weight->defined()
-                                   ? weight->scalar_type()
-                                   : at::toOpMathType(like.scalar_type());
+  const at::Tensor& like = present(input) ? *input : grad_output;
+  const at::ScalarType dtype =
+      present(weight) ? weight->scalar_type() : at::toOpMathType(like.scalar_type());
   const auto per_channel = [&](bool needed) {
     return needed ? allocate_per_channel(like, dtype) : allocate_nothing(like, dtype);
   };

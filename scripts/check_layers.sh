@@ -60,7 +60,7 @@ mapfile -t distributed < <(sources csrc/distributed h cpp)
 mapfile -t shared < <(find csrc -maxdepth 1 -name '*.h' -o -maxdepth 1 -name '*.cpp' | sort)
 mapfile -t public < <(sources include h)
 
-glue='checks\.h"|calls\.h"|operators\.h"|outputs\.h"'
+glue='checks\.h"|calls\.h"|operators\.h"|optional_tensor\.h"|outputs\.h"'
 
 forbid "core knows no framework" "$torch" "${core[@]}"
 forbid "core includes core only" "$(anything_of_ours_but core/)" "${core[@]}"
@@ -72,9 +72,9 @@ forbid "the CPU backend sees no other backend" "$(anything_of_ours_but core/ cpu
 forbid "the CUDA backend sees no other backend" "$(anything_of_ours_but core/ cuda/ "$glue")" "${cuda[@]}"
 forbid "the Meta backend sees no other backend" "$(anything_of_ours_but meta/ "$glue")" "${meta[@]}"
 forbid "autograd sees the operators and their checks only" \
-  "$(anything_of_ours_but autograd/ 'operators\.h"' 'checks\.h"')" "${autograd[@]}"
+  "$(anything_of_ours_but autograd/ 'operators\.h"' 'checks\.h"' 'optional_tensor\.h"')" "${autograd[@]}"
 forbid "distributed sees the operators and their checks only" \
-  "$(anything_of_ours_but distributed/ 'operators\.h"' 'checks\.h"')" "${distributed[@]}"
+  "$(anything_of_ours_but distributed/ 'operators\.h"' 'checks\.h"' 'optional_tensor\.h"')" "${distributed[@]}"
 forbid "shared files see no backend" '"(cpu|cuda|meta|autograd|distributed)/' "${shared[@]}"
 forbid "public headers see torch and each other only" '"|<(?!(torchbn|torch|ATen|c10)/)\w+/' "${public[@]}"
 forbid "sources are compiled, not included" '[<"][^>"]*\.(cpp|cu)[>"]' "${all[@]}"

@@ -11,6 +11,7 @@
 #include "autograd/composite.h"
 #include "checks.h"
 #include "operators.h"
+#include "optional_tensor.h"
 
 namespace torchbn {
 
@@ -19,10 +20,6 @@ namespace {
 using ops::ThreeTensors;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-bool present(const std::optional<at::Tensor>& tensor) {
-  return tensor.has_value() && tensor->defined();
-}
 
 at::Tensor or_undefined(const std::optional<at::Tensor>& tensor) {
   return tensor.value_or(at::Tensor());

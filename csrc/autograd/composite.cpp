@@ -11,13 +11,11 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "optional_tensor.h"
+
 namespace torchbn::composite {
 
 namespace {
-
-bool present(const std::optional<at::Tensor>& tensor) {
-  return tensor.has_value() && tensor->defined();
-}
 
 at::Tensor to_double(const at::Tensor& tensor) {
   return tensor.to(at::kDouble);
