@@ -144,7 +144,7 @@ TrainCall::TrainCall(const at::Tensor& input, const std::optional<at::Tensor>& w
   RunningStatistics& running = problem_.running;
   running.mean = write(running_mean);
   running.var = write(running_var);
-  if (num_batches_tracked.has_value() && num_batches_tracked->defined())
+  if (present(num_batches_tracked))
     running.num_batches_tracked = num_batches_tracked->mutable_data_ptr<int64_t>();
   running.momentum = momentum.value_or(0);
   running.cumulative = !momentum.has_value();

@@ -205,6 +205,16 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
                {{"input", input}, {"weight", weight}, {"bias", bias}});
 }
 
+void check_evaluation(const std::optional<at::Tensor>& running_mean,
+                      const std::optional<at::Tensor>& running_var) {
+  TORCH_CHECK(present(running_mean) && present(running_var),
+              "batch_norm: evaluation (training=False) normalises with running_mean and "
+              "running_var and needs both, but ",
+              present(running_mean)  ? "running_var is None"
+              : present(running_var) ? "running_mean is None"
+                                     : "both are None");
+}
+
 void check_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                      const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
                      const at::Tensor& running_var, double eps) {

@@ -16,6 +16,10 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
                  const std::optional<at::Tensor>& num_batches_tracked,
                  std::optional<double> momentum, double eps);
 
+// Whether there is what batch_norm_inference needs, asked before it is called.
+void check_evaluation(const std::optional<at::Tensor>& running_mean,
+                      const std::optional<at::Tensor>& running_var);
+
 void check_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                      const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
                      const at::Tensor& running_var, double eps);

@@ -3,8 +3,8 @@
 #include <torch/library.h>
 #include <torchbn/batch_norm.h>
 
+#include "checks.h"
 #include "operators.h"
-#include "optional_tensor.h"
 
 namespace torchbn {
 
@@ -22,14 +22,7 @@ at::Tensor batch_norm_composite(const at::Tensor& input, const std::optional<at:
     return std::get<0>(ops::batch_norm_train(input, weight, bias, running_mean, running_var,
                                              num_batches_tracked, momentum, eps));
   }
-  const bool has_mean = present(running_mean);
-  const bool has_var = present(running_var);
-  TORCH_CHECK(has_mean && has_var,
-              "batch_norm: evaluation (training=False) normalises with running_mean and "
-              "running_var and needs both, but ",
-              has_mean  ? "running_var is None"
-              : has_var ? "running_mean is None"
-                        : "both are None");
+  check_evaluation(running_mean, running_var);
   return std::get<0>(
       ops::batch_norm_inference(input, weight, bias, *running_mean, *running_var, eps));
 }

@@ -46,11 +46,15 @@ bool contains_offset(const Extents& extents, size_t d, int64_t reach, int64_t lo
   return false;
 }
 
-// Fake tensors have no addresses; within one storage the offset says as much.
+// Fake tensors have no addresses, nor have those under torch.func.functionalize.
+bool has_address(const at::Tensor& tensor) {
+  return !tensor.is_meta() && tensor.storage().data() != nullptr;
+}
+
+// Within one storage the offset says as much as the address.
 int64_t address(const at::Tensor& tensor) {
   const int64_t offset = tensor.storage_offset() * tensor.element_size();
-  if (tensor.is_meta()) return offset;
-  return reinterpret_cast<int64_t>(tensor.storage().data()) + offset;
+  return has_address(tensor) ? reinterpret_cast<int64_t>(tensor.storage().data()) + offset : offset;
 }
 
 }  // namespace
@@ -61,7 +65,7 @@ bool overlaps_itself(const at::Tensor& vector) {
 
 bool overlap(const at::Tensor& vector, const at::Tensor& other) {
   if (vector.numel() == 0 || other.numel() == 0) return false;
-  if ((vector.is_meta() || other.is_meta()) && !vector.is_alias_of(other)) return false;
+  if (!(has_address(vector) && has_address(other)) && !vector.is_alias_of(other)) return false;
 
   const Extents ours(vector);
   const Extents theirs(other);
