@@ -6,6 +6,8 @@ import helpers
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a GPU; `pytest -m gpu` runs only these")
+    config.addinivalue_line("markers", "works_with(what): proves a row of the README's table "
+                            "(scripts/works_with.py)")
     try:
         helpers.load_library()
     except (OSError, FileNotFoundError) as error:

@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from helpers import batch_norm, in_layout, parameters, random, statistics
 
@@ -45,6 +46,7 @@ def formula(x, weight=None, bias=None, mean=None, var=None, training=True, eps=1
     return y if bias is None else y + bias.view(shape)
 
 
+@pytest.mark.works_with("double backward")
 @MODE
 @AFFINE
 @pytest.mark.parametrize("shape", [(4, 2), (3, 2, 3), (2, 2, 2, 2)], ids=lambda s: f"rank{len(s)}")
@@ -54,12 +56,25 @@ def test_gradcheck(device, shape, training, has_weight, has_bias):
                      check_batched_grad=True, check_batched_forward_grad=True)
 
 
+@pytest.mark.works_with("double backward")
 @MODE
 @AFFINE
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted"])
 def test_gradgradcheck(device, training, has_weight, has_bias, layout):
     function, arguments = problem((3, 2, 1, 2), training, has_weight, has_bias, device, layout)
     assert gradgradcheck(function, arguments, check_undefined_grad=True, check_batched_grad=True)
+
+
+@pytest.mark.works_with("double backward")
+@MODE
+def test_third_derivatives(device, training):
+    """gradgradcheck of a function that is a gradient already."""
+    function, arguments = problem((2, 2, 2), training, True, True, device)
+
+    def gradient(*arguments):
+        return torch.autograd.grad(function(*arguments).sin().sum(), arguments, create_graph=True)
+
+    assert gradgradcheck(gradient, arguments)
 
 
 @MODE
@@ -115,6 +130,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.works_with("torch.func: grad, vjp, jvp, jacrev, jacfwd, hessian, vmap")
 @MODE
 @pytest.mark.parametrize("of", ["input", "weight", "bias"])
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -137,6 +153,7 @@ def test_transforms_equal_those_of_the_formula(device, transform, training, of):
     torch.testing.assert_close(through(batch_norm), through(formula), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.works_with("torch.func: grad, vjp, jvp, jacrev, jacfwd, hessian, vmap")
 def test_vmap_over_models(device):
     """Each model of an ensemble has its own parameters and running statistics."""
     x = random((3, 4, 2, 5), device=device)
@@ -147,6 +164,7 @@ def test_vmap_over_models(device):
         torch.testing.assert_close(output, batch_norm(*one))
 
 
+@pytest.mark.works_with("torch.func: grad, vjp, jvp, jacrev, jacfwd, hessian, vmap")
 def test_training_with_running_statistics_under_a_transform_names_the_remedy(device):
     x = random((4, 3), device=device)
     mean, var = statistics(3, device=device)
@@ -163,6 +181,54 @@ def test_training_with_running_statistics_under_a_transform_names_the_remedy(dev
     assert torch.equal(mean, before[0]) and torch.equal(var, before[1]) and counter == 0
 
 
+@pytest.mark.works_with("torch.func.functionalize")
+@MODE
+@pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
+def test_functionalize_keeps_the_updates(device, training, momentum):
+    x = random((4, 3, 5), device=device)
+    weight, bias = parameters(3, device=device)
+    expected = [*statistics(3, device=device), torch.tensor(2, device=device)]
+    buffers = [b.clone() for b in expected]
+
+    def function(x, mean, var, counter):
+        return batch_norm(x, weight, bias, mean, var, training, momentum,
+                          num_batches_tracked=counter)
+
+    found = torch.func.functionalize(function)(x, *buffers)
+    torch.testing.assert_close([found, *buffers], [function(x, *expected), *expected])
+    assert buffers[2] == 2 + training
+
+
+@pytest.mark.works_with("torch.func.functionalize")
+def test_a_functionalized_graph_mutates_nothing_but_its_results():
+    """The updates are copies at the end; before them there is no in-place operator."""
+    def function(x, mean, var, counter):
+        return batch_norm(x, None, None, mean, var, True, num_batches_tracked=counter)
+
+    arguments = (random((4, 3)), *statistics(3), torch.tensor(2))
+    graph = make_fx(torch.func.functionalize(function))(*arguments).graph
+    names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    assert [n for n in names if n.split(".")[1].endswith("_")] == ["aten.copy_.default"] * 3
+    assert names[-3:] == ["aten.copy_.default"] * 3
+
+
+@pytest.mark.works_with("torch.func.functionalize")
+def test_functionalize_keeps_errors_and_gradients():
+    x = random((4, 3), DOUBLE).requires_grad_()
+    mean, var = statistics(3, DOUBLE)
+    with pytest.raises(RuntimeError, match="needs both, but running_var is None"):
+        torch.func.functionalize(lambda x, m: batch_norm(x, None, None, m, None))(x, mean)
+    with pytest.raises(RuntimeError, match="running_var must have one value per channel"):
+        torch.func.functionalize(lambda x, m, v: batch_norm(x, None, None, m, v, True))(
+            x, mean, torch.ones(2, dtype=DOUBLE))
+    gradients = []
+    for function in (batch_norm, torch.func.functionalize(lambda *a: batch_norm(*a))):
+        output = function(x, None, None, mean.clone(), var.clone(), True)
+        gradients.append(torch.autograd.grad(output.sin().sum(), x)[0])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.works_with("forward-mode differentiation")
 @MODE
 def test_forward_mode_tangents(device, training):
     x, v = random((4, 3, 5), DOUBLE, device), random((4, 3, 5), DOUBLE, device, seed=1)
@@ -177,6 +243,7 @@ def test_forward_mode_tangents(device, training):
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.works_with("forward-mode differentiation")
 def test_forward_mode_training_updates_the_statistics_too(device):
     x = random((4, 3, 5), device=device)
     updated = []
@@ -190,6 +257,7 @@ def test_forward_mode_training_updates_the_statistics_too(device):
     torch.testing.assert_close(updated[0], updated[1])
 
 
+@pytest.mark.works_with("forward-mode differentiation")
 @MODE
 def test_a_tangent_on_a_running_statistic_is_refused(device, training):
     mean, var = statistics(3, device=device)
@@ -199,6 +267,7 @@ def test_a_tangent_on_a_running_statistic_is_refused(device, training):
             batch_norm(random((4, 3), device=device), None, None, dual, var, training)
 
 
+@pytest.mark.works_with("double backward")
 def test_differentiating_the_backward_operator_itself_raises(device):
     x = random((4, 3), device=device).requires_grad_()
     saved = torch.ones(3, dtype=DOUBLE, device=device)
