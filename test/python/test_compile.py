@@ -1,13 +1,16 @@
-"""torch.compile and torch.export give what eager gives, buffers included."""
+"""torch.compile gives what eager gives, buffers included, and compiles no more than it must."""
 
 import copy
+import re
 import shutil
 
 import pytest
 import torch
+import torch._dynamo.compiled_autograd
 import torch._inductor.config
+from torch._inductor.utils import run_and_get_code
 
-from helpers import batch_norm, in_layout, random
+from helpers import batch_norm, in_layout, name_of, random
 from models import BatchNorm, Net
 
 MOMENTUM = pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
@@ -40,6 +43,7 @@ def assert_same_training(eager, other, device, *, steps=3, layout="contiguous", 
     torch.testing.assert_close(eager(x), other(x))
 
 
+@pytest.mark.works_with("torch.compile")
 @MOMENTUM
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
@@ -52,45 +56,133 @@ def test_aot_eager_equals_eager(device, momentum, layout, dynamic):
     assert eager.norm.num_batches_tracked == 3
 
 
+@pytest.mark.works_with("torch.compile")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=name_of)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_compiled_half_types_equal_eager(device, dtype, layout):
+    """With float32 parameters, as mixed precision has them: the same kernels, so the same bits."""
+    eager = BatchNorm(5).to(device)
+    compiled = torch.compile(copy.deepcopy(eager), backend="aot_eager", fullgraph=True)
+    x = in_layout(random((4, 5, 6, 6), dtype, device), layout)
+    results = []
+    for model in (eager, compiled):
+        given = x.clone().requires_grad_()
+        output = model(given)
+        output.float().square().sum().backward()
+        assert output.stride() == x.stride() and given.grad.stride() == x.stride()
+        results.append([output, given.grad, *(p.grad for p in model.parameters()),
+                        *model.buffers()])
+    for mine, other in zip(*results, strict=True):
+        assert mine.dtype == other.dtype and torch.equal(mine, other)
+
+
+def code_of(source):
+    """The part of Inductor's output that runs, without the arguments that it makes up to time it."""
+    return source[source.index("def call("):source.index("def get_args")]
+
+
+@pytest.mark.works_with("torch.compile")
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
                     reason="Inductor needs a C++ compiler")
-def test_inductor_equals_eager(tmp_path, monkeypatch):
+def test_inductor_equals_eager_and_copies_no_buffer(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     # Precompiling torch's headers takes longer than the two kernels here.
     monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
     eager = torch.nn.Sequential(BatchNorm(3), torch.nn.ReLU())
-    compiled = torch.compile(copy.deepcopy(eager), fullgraph=True)
-    for step in range(2):
-        results = []
-        for model in (eager, compiled):
-            x = random((4, 3, 6, 6), seed=step).requires_grad_()
-            output = model(x)
-            output.square().sum().backward()
-            results.append([output, x.grad, *model.buffers()])
-        torch.testing.assert_close(results[0], results[1])
-    assert eager[0].num_batches_tracked == 2
+    compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, dynamic=True)
+
+    def step(model, x):
+        x = x.clone().requires_grad_()
+        output = model(x)
+        output.square().sum().backward()
+        return [output, x.grad, *(p.grad for p in model.parameters()), *model.buffers()]
+
+    x = random((4, 3, 6, 7))  # sizes that are equal would be taken for one
+    found, sources = run_and_get_code(step, compiled, x)
+    torch.testing.assert_close(found, step(eager, x))
+    for shape in ((7, 3, 5, 8), (2, 3, 9, 4)):
+        with torch.compiler.set_stance("fail_on_recompile"):
+            x = random(shape, seed=shape[0])
+            torch.testing.assert_close(step(compiled, x), step(eager, x))
+    assert eager[0].num_batches_tracked == 3
+
+    forward, backward = map(code_of, sources)
+    assert re.search(r"batch_norm_train\.default\(primals_\d+(, primals_\d+){5}, 0\.1, 1e-05\)",
+                     forward), "the operator does not get the buffers themselves"
+    assert "batch_norm_backward.default(" in backward
+    for word in ("clone", "copy_", "auto_functionalized"):
+        assert word not in forward + backward
 
 
-def test_changing_batch_sizes_compile_no_more_often_than_with_torchs_layer():
-    def graphs_of(net):
-        graphs = []
+def count_graphs(net, shapes, **options):
+    """How often a compiler is called while inputs of these shapes come by."""
+    graphs = []
 
-        def backend(graph, _):
-            graphs.append(graph)
-            return graph.forward
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
 
-        torch._dynamo.reset()
-        compiled = torch.compile(net, backend=backend, fullgraph=True, dynamic=True)
-        for batch in (3, 4, 9):
-            compiled(random((batch, 3, 6, 6)))
-        assert net.norm.num_batches_tracked == 3
-        return len(graphs)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend=backend, fullgraph=True, **options)
+    for shape in shapes:
+        compiled(random(shape))
+    assert net.norm.num_batches_tracked == len(shapes)
+    return len(graphs)
 
+
+@pytest.mark.works_with("torch.compile")
+@pytest.mark.parametrize("dynamic", [True, None], ids=["dynamic", "automatic"])
+def test_after_the_second_size_nothing_is_compiled_again(dynamic):
+    shapes = [(3, 3, 6, 6), (4, 3, 8, 9), (9, 3, 5, 7), (2, 3, 12, 6)]
     theirs = Net()
     theirs.norm = torch.nn.BatchNorm2d(8)
-    assert graphs_of(Net()) <= graphs_of(theirs)
+    graphs = count_graphs(Net(), shapes, dynamic=dynamic)
+    assert graphs <= count_graphs(theirs, shapes, dynamic=dynamic)
+    assert graphs == count_graphs(Net(), shapes[:2], dynamic=dynamic)
 
 
+@pytest.mark.works_with("compiled autograd")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_compiled_autograd_equals_autograd(training):
+    """A whole backward pass, twice accumulated, as one compiled graph."""
+    plain = Net().train(training)
+    compiled = copy.deepcopy(plain)
+    x = random((4, 3, 6, 6))
+    for net in (plain, compiled):
+        inputs = [x.clone().requires_grad_(), x.square().requires_grad_()]
+        for given in inputs:
+            loss = net(given).square().sum()
+            if net is plain:
+                loss.backward()
+            else:
+                with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+                    loss.backward()
+        net.input_gradients = [given.grad for given in inputs]
+    torch.testing.assert_close(compiled.input_gradients, plain.input_gradients)
+    torch.testing.assert_close([p.grad for p in compiled.parameters()],
+                               [p.grad for p in plain.parameters()])
+
+
+@pytest.mark.works_with("torch.compiler.nested_compile_region")
+def test_a_region_that_is_compiled_once_evaluates_as_often_as_it_is_called():
+    """Training in it fails for torch.nn.BatchNorm2d as well: regions must not mutate their inputs."""
+    net = Net().eval()
+    region = torch.compiler.nested_compile_region(net)
+
+    def function(x):
+        return region(x) + region(x * 2)
+
+    x = random((4, 3, 6, 6)).requires_grad_()
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    results = []
+    for f in (compiled, lambda x: net(x) + net(x * 2)):
+        output = f(x)
+        results.append((output, *torch.autograd.grad(output.square().sum(),
+                                                     (x, *net.parameters()))))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.works_with("torch.compile")
 def test_errors_survive_compilation():
     @torch.compile(backend="aot_eager")
     def function(x, weight):
@@ -98,55 +190,3 @@ def test_errors_survive_compilation():
 
     with pytest.raises(Exception, match="weight must have one value per channel"):
         function(random((4, 3)), torch.ones(2))
-
-
-@pytest.mark.parametrize("strict", [False, True], ids=["nonstrict", "strict"])
-def test_export_in_evaluation_is_pure(strict):
-    net = Net().eval()
-    x = random((4, 3, 6, 6))
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(net, (x,), strict=strict, dynamic_shapes={"x": {0: batch}})
-    program = program.run_decompositions()
-    names = [str(node.target) for node in program.graph.nodes if "torchbn" in str(node.target)]
-    assert names == ["torchbn.batch_norm_inference.default"]
-    assert not program.graph_signature.buffers_to_mutate
-    for size in (1, 4, 9):
-        x = random((size, 3, 6, 6), seed=size)
-        torch.testing.assert_close(program.module()(x), net(x))
-
-
-def test_export_in_training_updates_the_buffers():
-    net = Net().train()
-    x = random((4, 3, 6, 6))
-    # The exported program shares its buffers with the module it was made from.
-    program = torch.export.export(copy.deepcopy(net), (x,))
-    exported = program.module()
-    for step in range(3):
-        x = random((4, 3, 6, 6), seed=step)
-        torch.testing.assert_close(exported(x), net(x))
-    torch.testing.assert_close(dict(exported.named_buffers()), dict(net.named_buffers()))
-    assert exported.norm.num_batches_tracked == 3
-    decomposed = program.run_decompositions()
-    mutated = set(decomposed.graph_signature.buffers_to_mutate.values())
-    assert mutated == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
-
-
-def test_an_exported_program_survives_saving(tmp_path):
-    net = Net().eval()
-    x = random((4, 3, 6, 6))
-    torch.export.save(torch.export.export(net, (x,)), tmp_path / "net.pt2")
-    torch.testing.assert_close(torch.export.load(tmp_path / "net.pt2").module()(x), net(x))
-
-
-def test_functionalize_keeps_the_updates():
-    """Either the buffers end as in eager or the transform says that it can't."""
-    x, mean, var = random((4, 3)), torch.zeros(3), torch.ones(3)
-    expected = [mean.clone(), var.clone()]
-    output = batch_norm(x, None, None, *expected, True)
-    try:
-        found = torch.func.functionalize(lambda *a: batch_norm(*a, True))(x, None, None, mean, var)
-    except RuntimeError as error:
-        assert "torchbn" in str(error) or "batch_norm" in str(error)
-        assert torch.equal(mean, torch.zeros(3)) and torch.equal(var, torch.ones(3))
-    else:
-        torch.testing.assert_close([found, mean, var], [output, *expected])
