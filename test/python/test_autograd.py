@@ -1,9 +1,9 @@
-"""Grad modes, version counters, saved tensors, autocast: how the operator behaves inside autograd."""
+"""Grad modes, version counters, saved tensors: how the operator behaves inside autograd."""
 
 import pytest
 import torch
 
-from helpers import batch_norm, in_layout, parameters, random, statistics
+from helpers import batch_norm, parameters, random, statistics
 from reference import Normalization
 
 MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -13,6 +13,7 @@ def state(device="cpu", channels=3):
     return (*statistics(channels, device=device), torch.tensor(0, device=device))
 
 
+@pytest.mark.works_with("version counters, saved tensors")
 @MODE
 def test_training_bumps_each_version_counter_once(device, training):
     mean, var, counter = state(device)
@@ -25,6 +26,7 @@ def test_training_bumps_each_version_counter_once(device, training):
     assert bumps == [0, 0, 0, *([int(training)] * 3)]
 
 
+@pytest.mark.works_with("torch.no_grad, torch.inference_mode")
 @MODE
 def test_no_grad_records_nothing_and_still_updates(device, training):
     mean, var, counter = state(device)
@@ -38,6 +40,7 @@ def test_no_grad_records_nothing_and_still_updates(device, training):
     truth.output().check("output", output)
 
 
+@pytest.mark.works_with("torch.no_grad, torch.inference_mode")
 @MODE
 def test_inference_mode(device, training):
     mean, var, counter = state(device)
@@ -47,6 +50,7 @@ def test_inference_mode(device, training):
     assert output.is_inference() and counter == int(training)
 
 
+@pytest.mark.works_with("torch.no_grad, torch.inference_mode")
 def test_an_inference_tensor_can_be_updated_only_in_inference_mode(device):
     with torch.inference_mode():
         mean, var, counter = state(device)
@@ -60,6 +64,7 @@ def test_an_inference_tensor_can_be_updated_only_in_inference_mode(device):
     batch_norm(random((4, 3), device=device), None, None, mean, var, False)
 
 
+@pytest.mark.works_with("version counters, saved tensors")
 @pytest.mark.parametrize("changed", ["input", "weight"])
 @MODE
 def test_changing_a_saved_tensor_is_an_error_in_backward(device, training, changed):
@@ -73,6 +78,7 @@ def test_changing_a_saved_tensor_is_an_error_in_backward(device, training, chang
         output.sum().backward()
 
 
+@pytest.mark.works_with("version counters, saved tensors")
 @MODE
 def test_changing_bias_or_output_afterwards_is_fine(device, training):
     x = random((4, 3), device=device).requires_grad_()
@@ -94,6 +100,7 @@ def test_an_evaluation_without_gradient_of_weight_keeps_no_input(device):
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.works_with("several forward passes before one backward")
 @MODE
 def test_backward_uses_the_statistics_of_its_own_forward(device, training):
     """Two forwards, a training step that changes the buffers, then one backward through both."""
@@ -123,6 +130,7 @@ def test_backward_uses_the_statistics_of_its_own_forward(device, training):
         one.check(name, tensor.grad)
 
 
+@pytest.mark.works_with("several forward passes before one backward")
 def test_the_same_statistics_twice_in_one_graph(device):
     mean, var, counter = state(device)
     expected_mean, expected_var = mean.clone(), var.clone()
@@ -146,38 +154,7 @@ def test_retain_graph_gives_the_same_gradient_again(device, training):
     assert torch.equal(first, torch.autograd.grad(loss, x)[0])
 
 
-@MODE
-def test_checkpointing_gives_the_same_gradient(device, training):
-    x = random((5, 3, 4), device=device).requires_grad_()
-    mean, var, _ = state(device)
-
-    def block(x):
-        return batch_norm(x, None, None, mean.clone(), var.clone(), training).square()
-
-    plain = torch.autograd.grad(block(x).sum(), x)[0]
-    again = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
-    assert torch.equal(plain, torch.autograd.grad(again.sum(), x)[0])
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_autocast_leaves_the_types_alone(device, layout):
-    convolution = torch.nn.Conv2d(3, 8, 3, device=device)
-    weight, bias = (p.requires_grad_() for p in parameters(8, device=device))
-    mean, var, counter = state(device, 8)
-    x = in_layout(random((2, 3, 6, 6), device=device), layout)
-    with torch.autocast(device, dtype=torch.bfloat16):
-        hidden = convolution(x)
-        output = batch_norm(hidden, weight, bias, mean, var, True, num_batches_tracked=counter)
-        single = batch_norm(x, None, None, training=True)
-    assert hidden.dtype == output.dtype == torch.bfloat16
-    assert single.dtype == mean.dtype == var.dtype == torch.float32
-    assert output.stride() == hidden.stride()
-    Normalization(hidden, weight, bias).output().check("output", output)
-    output.float().square().sum().backward()
-    assert weight.grad.dtype == bias.grad.dtype == torch.float32
-    assert convolution.weight.grad.dtype == torch.float32
-
-
+@pytest.mark.works_with("version counters, saved tensors")
 def test_saved_tensor_hooks_see_what_backward_keeps(device):
     """The input, the weight and two vectors: nothing of the size of the output."""
     kept = []
