@@ -90,6 +90,7 @@ def test_every_run_gives_the_same_bits(shape, dtype, layout):
             assert torch.equal(a, b)
 
 
+@pytest.mark.works_with("CUDA graphs and streams")
 @pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
 @pytest.mark.parametrize("shape", [(8, 16, 12, 12), (2, 2, 200, 200)], ids=str)
 @LAYOUT
@@ -131,6 +132,7 @@ def test_a_captured_graph_replays_with_the_counter_advancing(momentum, shape, la
         assert buffers[2] == initial[2] + replay + 1
 
 
+@pytest.mark.works_with("CUDA graphs and streams")
 @LAYOUT
 def test_work_is_queued_on_the_current_stream(layout):
     """The input is written late on a side stream: work on another stream would read zeros."""
@@ -147,6 +149,25 @@ def test_work_is_queued_on_the_current_stream(layout):
         assert torch.equal(a, b)
 
 
+@pytest.mark.works_with("CUDA graphs and streams")
+def test_several_streams_at_once():
+    """Each has its own inputs and buffers, and the workspaces of one are not the other's."""
+    problems = [problem((16, 24, 30, 30)) for _ in range(4)]
+    expected = [run(x, dy, affine, [b.clone() for b in buffers], True)
+                for x, dy, affine, buffers in problems]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in problems]
+    found = [[] for _ in problems]
+    for _ in range(10):
+        for index, (x, dy, affine, buffers) in enumerate(problems):
+            with torch.cuda.stream(streams[index]):
+                found[index].append(run(x, dy, affine, [b.clone() for b in buffers], True))
+    torch.cuda.synchronize()
+    for one, others in zip(expected, found, strict=True):
+        for other in others:
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def test_calls_return_before_the_gpu_is_done():
     x, dy, affine, buffers = problem((16, 8, 32, 32))
     run(x, dy, affine, buffers, True)
@@ -159,6 +180,7 @@ def test_calls_return_before_the_gpu_is_done():
     assert busy, "the operator waited for the device"
 
 
+@pytest.mark.works_with("CUDA graphs and streams")
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_the_device_is_the_inputs():
     x, dy, affine, buffers = problem((4, 3, 8, 8), device="cuda:1")

@@ -8,6 +8,7 @@ from helpers import in_layout, name_of, parameters, random, statistics
 
 pytest.importorskip("expecttest", reason="opcheck needs expecttest")
 
+pytestmark = pytest.mark.works_with("torch.library.opcheck")
 OPS = torch.ops.torchbn
 CASES = [pytest.param(shape, layout, dtype, id=f"{name_of(dtype)}-{layout}-rank{len(shape)}")
          for shape, layout, dtype in [

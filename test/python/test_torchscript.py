@@ -1,4 +1,4 @@
-"""TorchScript: script, save, load, run, freeze."""
+"""TorchScript: script, trace, save, load, run, freeze, optimize."""
 
 import copy
 
@@ -8,7 +8,8 @@ import torch
 from helpers import random, run_python
 from models import BatchNorm, Net
 
-pytestmark = [pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+pytestmark = [pytest.mark.works_with("TorchScript"),
+              pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
               pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")]
 
 
@@ -54,6 +55,7 @@ print("same")
 
 
 def test_freezing_in_evaluation_changes_nothing(device):
+    """The operator may mutate its buffers, so that a scripted module keeps them; all else folds."""
     net = Net().to(device)
     net(random((4, 3, 6, 6), device=device))
     net.eval()
@@ -62,6 +64,40 @@ def test_freezing_in_evaluation_changes_nothing(device):
     for _ in range(3):
         torch.testing.assert_close(frozen(x), net(x))
     assert "torchbn::batch_norm" in str(frozen.graph)
+    attributes = {node.s("name") for node in frozen.graph.findAllNodes("prim::GetAttr")}
+    assert attributes <= {"norm", "running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_a_frozen_module_that_only_evaluates_is_made_of_constants(device):
+    class Evaluation(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = BatchNorm(3)
+
+        def forward(self, x):
+            norm = self.norm
+            return torch.ops.torchbn.batch_norm_inference(
+                x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)[0]
+
+    module = Evaluation().to(device).eval()
+    x = random((4, 3, 5), device=device)
+    for scripted in (torch.jit.script(module), torch.jit.trace(module, x)):
+        frozen = torch.jit.freeze(scripted)
+        assert not frozen.graph.findAllNodes("prim::GetAttr")
+        torch.testing.assert_close(frozen(x), module.norm(x))
+
+
+@pytest.mark.parametrize("trace", [False, True], ids=["scripted", "traced"])
+def test_optimizing_for_inference_changes_nothing(device, trace):
+    net = Net().to(device)
+    net(random((4, 3, 6, 6), device=device))
+    net.eval()
+    x = random((4, 3, 6, 6), device=device, seed=1)
+    optimized = torch.jit.optimize_for_inference(torch.jit.trace(net, x) if trace
+                                                 else torch.jit.script(net))
+    for _ in range(3):
+        torch.testing.assert_close(optimized(x), net(x))
+    assert net.norm.num_batches_tracked == 1
 
 
 def test_tracing_in_evaluation(device):
@@ -70,6 +106,20 @@ def test_tracing_in_evaluation(device):
     x = random((2, 3, 6, 6), device=device, seed=1)
     torch.testing.assert_close(traced(x), net(x))
     assert net.norm.num_batches_tracked == 0
+
+
+def test_a_module_traced_in_training_updates_once_per_call(device, tmp_path):
+    net = Net().to(device)
+    # Checking a trace runs the module some times more, as it does with torch's layer.
+    traced = torch.jit.trace(net, random((4, 3, 6, 6), device=device), check_trace=False)
+    assert net.norm.num_batches_tracked == 1
+    traced.save(tmp_path / "net.pt")
+    loaded = torch.jit.load(tmp_path / "net.pt")
+    for step in range(2):
+        x = random((3, 3, 6, 6), device=device, seed=step)
+        torch.testing.assert_close(loaded(x), net(x))
+    assert loaded.norm.num_batches_tracked == 3
+    torch.testing.assert_close(dict(loaded.named_buffers()), dict(net.named_buffers()))
 
 
 def test_every_argument_has_its_documented_default_in_script():
