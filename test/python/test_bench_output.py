@@ -125,9 +125,9 @@ def test_each_run_has_pictures_of_its_own(tmp_path, monkeypatch):
 def test_the_readme_is_written_between_its_markers(tmp_path):
     path, page = tmp_path / "r.json", tmp_path / "README.md"
     store.save(path, record(run([result(4.0)]), run([result(3.0)], "warm")))
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    page.write_text(f"before\n{readme.SECTION.begin}\nold\n{readme.SECTION.end}\nafter\n")
     arguments = [str(path), "--readme", str(page)]
-    with pytest.raises(SystemExit, match="another result"):
+    with pytest.raises(SystemExit, match="out of date"):
         readme.main([*arguments, "--check"])
     readme.main(arguments)
     once = page.read_text()
@@ -143,11 +143,11 @@ def test_the_readme_is_written_between_its_markers(tmp_path):
 def test_a_readme_without_markers_is_left_alone(tmp_path):
     path, page = tmp_path / "r.json", tmp_path / "README.md"
     store.save(path, record(run([result()])))
-    page.write_text(f"{readme.END}\n{readme.BEGIN}\n")
+    page.write_text(f"{readme.SECTION.end}\n{readme.SECTION.begin}\n")
     with pytest.raises(SystemExit, match="needs these lines"):
         readme.main([str(path), "--readme", str(page)])
-    assert page.read_text() == f"{readme.END}\n{readme.BEGIN}\n"
+    assert page.read_text() == f"{readme.SECTION.end}\n{readme.SECTION.begin}\n"
 
 
 def test_the_readme_of_the_repository_has_the_markers():
-    readme.replace((ROOT / "README.md").read_text(), "anything\n")
+    readme.SECTION.replace((ROOT / "README.md").read_text(), "anything\n")

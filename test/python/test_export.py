@@ -145,7 +145,7 @@ def test_the_decomposition_of_backward_equals_the_operator(training, needs):
 
 
 @pytest.mark.works_with("ONNX")
-def test_onnx(tmp_path):
+def test_an_evaluation_exports_to_onnx(tmp_path):
     pytest.importorskip("onnxscript", reason="exporting to ONNX needs onnxscript")
     from onnx.reference import ReferenceEvaluator
 

@@ -1,10 +1,14 @@
-"""The Python in README.md runs as it stands, block after block."""
+"""The Python in README.md runs as it stands, block after block, and its table of tests is current."""
 
 import re
+import sys
 
 import pytest
 
 from helpers import ROOT, library_path, run_python
+
+sys.path.append(str(ROOT / "scripts"))
+import works_with  # noqa: E402
 
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -32,3 +36,27 @@ def test_the_blocks_of_the_readme_run_in_order(tmp_path):
     result = run_python(f"import os, runpy; os.chdir({str(tmp_path)!r}); "
                         f"runpy.run_path('readme.py', run_name='__main__')")
     assert result.returncode == 0, result.stderr
+
+
+def test_the_table_of_what_works_with_torchbn_is_current():
+    with pytest.raises(SystemExit) as ended:
+        works_with.main(["--check"])
+    assert not ended.value.code, ended.value.code
+
+
+def test_rows_come_from_the_marks_of_files_tests_and_parameters(tmp_path):
+    (tmp_path / "test_some.py").write_text("""
+import pytest
+pytestmark = [pytest.mark.works_with("files"), pytest.mark.other("x")]
+
+@pytest.mark.parametrize("a", [pytest.param(1, marks=pytest.mark.works_with("Parameters"))])
+def test_first_thing(a): ...
+
+def test_second(): ...
+
+@pytest.mark.works_with("tests")
+def helper(): ...
+""")
+    assert works_with.collect(tmp_path) == {
+        "files": {"test_some.py": ["test_first_thing", "test_second"]},
+        "Parameters": {"test_some.py": ["test_first_thing"]}}
