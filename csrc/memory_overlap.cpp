@@ -13,21 +13,26 @@ struct Dimension {
   int64_t size;
 };
 
-// The dimensions along which addresses change, and the bytes from the first to the last element.
+// The bytes from the first to the last element.
+int64_t reach_of(const at::Tensor& tensor) {
+  int64_t reach = 0;
+  for (int64_t d = 0; d < tensor.dim(); ++d) reach += tensor.stride(d) * (tensor.size(d) - 1);
+  return reach * tensor.element_size();
+}
+
+// The dimensions along which addresses change.
 struct Extents {
   explicit Extents(const at::Tensor& tensor) {
     const int64_t item = tensor.element_size();
     for (int64_t d = 0; d < tensor.dim(); ++d) {
       if (tensor.size(d) <= 1 || tensor.stride(d) == 0) continue;
       dimensions.push_back({tensor.stride(d) * item, tensor.size(d)});
-      reach += dimensions.back().stride * (tensor.size(d) - 1);
     }
     std::sort(dimensions.begin(), dimensions.end(),
               [](const Dimension& a, const Dimension& b) { return a.stride > b.stride; });
   }
 
   c10::SmallVector<Dimension, 5> dimensions;  // by falling stride
-  int64_t reach = 0;
 };
 
 // Whether some element's offset lies in [low, high]. `reach` is that of the dimensions from `d` on.
@@ -67,19 +72,21 @@ bool overlap(const at::Tensor& vector, const at::Tensor& other) {
   if (vector.numel() == 0 || other.numel() == 0) return false;
   if (!(has_address(vector) && has_address(other)) && !vector.is_alias_of(other)) return false;
 
-  const Extents ours(vector);
-  const Extents theirs(other);
+  const int64_t reach = reach_of(other);
   const int64_t distance = address(vector) - address(other);
   const int64_t vector_item = vector.element_size();
   const int64_t other_item = other.element_size();
-  if (distance + ours.reach + vector_item <= 0 || distance >= theirs.reach + other_item)
+  // As good as every call ends here.
+  if (distance + reach_of(vector) + vector_item <= 0 || distance >= reach + other_item)
     return false;
 
+  const Extents ours(vector);
+  const Extents theirs(other);
   const int64_t step = ours.dimensions.empty() ? 0 : ours.dimensions.front().stride;
   const int64_t steps = ours.dimensions.empty() ? 1 : ours.dimensions.front().size;
   for (int64_t i = 0; i < steps; ++i) {
     const int64_t offset = distance + i * step;
-    if (contains_offset(theirs, 0, theirs.reach, offset - other_item + 1, offset + vector_item - 1))
+    if (contains_offset(theirs, 0, reach, offset - other_item + 1, offset + vector_item - 1))
       return true;
   }
   return false;
