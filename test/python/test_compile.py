@@ -86,8 +86,6 @@ def code_of(source):
                     reason="Inductor needs a C++ compiler")
 def test_inductor_equals_eager_and_copies_no_buffer(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    # Precompiling torch's headers takes longer than the two kernels here.
-    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
     eager = torch.nn.Sequential(BatchNorm(3), torch.nn.ReLU())
     compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, dynamic=True)
 
@@ -98,7 +96,9 @@ def test_inductor_equals_eager_and_copies_no_buffer(tmp_path, monkeypatch):
         return [output, x.grad, *(p.grad for p in model.parameters()), *model.buffers()]
 
     x = random((4, 3, 6, 7))  # sizes that are equal would be taken for one
-    found, sources = run_and_get_code(step, compiled, x)
+    # Precompiling torch's headers takes longer than the two kernels here.
+    with torch._inductor.config.patch(cpp_cache_precompile_headers=False):
+        found, sources = run_and_get_code(step, compiled, x)
     torch.testing.assert_close(found, step(eager, x))
     for shape in ((7, 3, 5, 8), (2, 3, 9, 4)):
         with torch.compiler.set_stance("fail_on_recompile"):

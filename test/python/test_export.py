@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-import torch._inductor.config
+import torch._inductor
 
 from helpers import ROOT, in_layout, parameters, random, run_python, statistics
 from models import Net
