@@ -72,8 +72,9 @@ def train_step(model, x, mode="eager"):
     output.square().mean().backward()
     gradients = {f"gradient of {n}": p.grad.clone() for n, p in model.named_parameters()}
     optimizer.step()
-    return {"output": output.detach(), **gradients, **dict(model.named_buffers()),
-            **{n: p.detach() for n, p in model.named_parameters()}}
+    # Copies, because the models go on with another state.
+    return {"output": output.detach(), **gradients,
+            **{n: t.detach().clone() for n, t in model.state_dict().items()}}
 
 
 def evaluate(model, x, mode="eager"):
@@ -99,12 +100,12 @@ def torchs_results(name, device, layout, checkpoints):
 
 
 def errors_of(results, truth):
-    """Relative ones. Gradients that vanish, as those of a bias before another normalization, count
-    beside the largest."""
+    """Relative ones; of a gradient that vanishes, as that of a bias before another normalization,
+    relative to the largest."""
     norms = {name: value.double().norm().item() for name, value in truth.items()}
     largest = max(norm for name, norm in norms.items() if name.startswith("gradient"))
     return {name: (results[name].double() - value.double()).norm().item()
-            / max(norms[name], 1e-5 * largest)
+            / (norms[name] if norms[name] > 1e-9 * largest else largest)
             for name, value in truth.items() if "num_batches" not in name}
 
 
@@ -121,7 +122,7 @@ def check(name, device, layout, mode):
     step = train_step(copy.deepcopy(ours), x, mode)
     mine, theirs = (errors_of(results, true_step) for results in (step, torchs_step))
     worst = max(theirs.values())
-    assert worst < 1e-2, "the network is too chaotic to compare with"
+    assert worst < 1e-3, "the network is too chaotic to compare with"
     for key, error in mine.items():
         assert error <= 4 * max(theirs[key], 2.0**-23, worst / 16), \
             f"{key}: {error} against {theirs[key]}"
