@@ -6,10 +6,11 @@ every peer and, as the headline, against the best one of each case. Rounds whose
 15% off its median are left out. Before a case is timed, its results are compared with float64.
 
 operations and their floors:
-  train       forward, without gradients            copy
-  backward    the gradients of a kept graph alone   sum of x and dy
-  train_step  forward and backward                  copy, then sum
-  eval        forward with running statistics       copy
+  train          forward, without gradients             copy
+  backward       the gradients of a kept graph alone    sum of x and dy
+  train_step     forward and backward                   copy, then sum
+  eval           forward with running statistics        copy
+  eval_backward  the gradients of a kept graph of eval  sum of x and dy
 
 peers:
   aten        F.batch_norm as PyTorch dispatches it
@@ -79,7 +80,7 @@ def parse(arguments):
     add("--dtype", nargs="+", choices=list(cases.ITEM_SIZE))
     add("--layout", nargs="+", choices=cases.LAYOUTS)
     add("--operation", nargs="+", choices=cases.OPERATIONS,
-        help="default: all; on a GPU not backward")
+        help="default: all but eval_backward; on a GPU all but train_step")
     add("--seconds", type=float, help="per case (default: 2, quick 0.3)")
     add("--rounds", type=positive, help="at least, per case (default: 15, quick 7)")
     add("--json", type=pathlib.Path, metavar="FILE", help="write the results there")

@@ -3,16 +3,16 @@
 import torch
 from peers import EPS
 
-RETURNED = {"train": ["output"], "eval": ["output"],
-            "backward": ["grad_input", "grad_weight", "grad_bias"],
-            "train_step": ["output", "grad_input", "grad_weight", "grad_bias"]}
+GRADIENTS = ["grad_input", "grad_weight", "grad_bias"]
+RETURNED = {"train": ["output"], "eval": ["output"], "backward": GRADIENTS,
+            "eval_backward": GRADIENTS, "train_step": ["output", *GRADIENTS]}
 
 
 class Problem:
     def __init__(self, case, device):
         self.case = case
         self.dtype = getattr(torch, case.dtype)
-        self.training = case.operation != "eval"
+        self.training = case.operation not in ("eval", "eval_backward")
         self.backward = "grad_input" in RETURNED[case.operation]
         channels = case.shape[1]
         torch.manual_seed(0)
@@ -39,7 +39,7 @@ class Problem:
         """The same traffic without any work: a copy, backward the sum of two tensors."""
         results = []
         with torch.no_grad():
-            if self.case.operation != "backward":
+            if "output" in RETURNED[self.case.operation]:
                 results.append(torch.empty_like(self.x).copy_(self.x))
             if self.backward:
                 results.append(torch.add(self.x, self.dy))
@@ -60,7 +60,7 @@ class Problem:
 
         if self.case.operation == "train_step":
             return step
-        if self.case.operation == "backward":
+        if self.backward:
             output = forward()
             return lambda: torch.autograd.grad(output, leaves, self.dy, retain_graph=True)
         return lambda: (forward(),)
@@ -100,10 +100,13 @@ class Problem:
                                      (xhat * weight).abs() + bias.abs() + 1)
         if "grad_input" in found:
             dy = pick(self.dy)
-            along = (dy * xhat).mean(axes, keepdim=True)
             scale = weight * invstd
-            errors["grad_input"] = worst(
-                found["grad_input"], scale * (dy - dy.mean(axes, keepdim=True) - xhat * along),
-                scale * (dy.abs() + dy.abs().mean(axes, keepdim=True)
-                         + xhat.abs() * (dy * xhat).abs().mean(axes, keepdim=True)))
+            expected, magnitude = dy, dy.abs()
+            if self.training:
+                product = dy * xhat
+                expected = (dy - dy.mean(axes, keepdim=True)
+                            - xhat * product.mean(axes, keepdim=True))
+                magnitude = (dy.abs() + dy.abs().mean(axes, keepdim=True)
+                             + xhat.abs() * product.abs().mean(axes, keepdim=True))
+            errors["grad_input"] = worst(found["grad_input"], scale * expected, scale * magnitude)
         return errors
