@@ -1,0 +1,23 @@
+"""The benchmark, as far as it fits in a check: its own full run takes longer."""
+
+import sys
+
+import suites
+
+SECONDS = {False: 240, True: 60}
+
+
+def command(check):
+    arguments = ["--device", "cuda", "--quick", "--seconds", "0.05", "--out", str(check.out)]
+    if check.quick:
+        arguments += ["--peers", "aten", "--rounds", "5"]
+    else:
+        arguments += ["--dtype", "float32", "bfloat16"]
+    return [sys.executable, str(check.root / "scripts" / "bench" / "bench.py"), *arguments]
+
+
+def run(check):
+    status = suites.start(command(check), check.seconds(SECONDS))
+    reason = {"timed_out": True} if status is None else {}
+    # The numbers are in the benchmark's own file, bench_<GPU>.json.
+    return {"passed": status == 0, **reason}

@@ -1,0 +1,111 @@
+"""compute-sanitizer over the tests that start every kernel once.
+
+Only the library's own kernels are watched, as torch's are not ours to judge, except by initcheck:
+who watches no writes of torch's takes its results for uninitialised memory. There, what is found
+outside of the library is counted apart.
+"""
+
+import re
+import shutil
+import time
+
+import suites
+
+TOOLS = ["memcheck", "racecheck", "synccheck", "initcheck"]
+# A sanitizer is 10 to 100 times slower than the program.
+SECONDS = {False: 240, True: 45}
+PROGRAM = "operators_test"
+FILTER = {False: "EveryCudaKernel.*", True: "EveryCudaKernel.*BFloat16*"}
+OURS = "torchbn"
+ERROR_STATUS = 99
+
+
+def command(sanitizer, tool, log, tests, quick):
+    watched = [] if tool == "initcheck" else ["--kernel-name", f"kernel_substring={OURS}"]
+    program, report = tests
+    return [sanitizer, "--tool", tool, "--error-exitcode", str(ERROR_STATUS),
+            "--print-limit", "20", "--log-file", str(log), *watched,
+            str(program), "--gtest_brief=1", f"--gtest_filter={FILTER[quick]}",
+            f"--gtest_output=json:{report}"]
+
+
+# Without torch's cache every tensor is an allocation, beyond whose end a sanitizer sees.
+ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+
+SUMMARIES = {"racecheck": re.compile(r"RACECHECK SUMMARY: (\d+) hazards? displayed "
+                                     r"\((\d+) errors?, (\d+) warnings?\)")}
+SUMMARY = re.compile(r"ERROR SUMMARY: (\d+) errors?")
+# The lines of a report that say nothing by themselves.
+BORING = re.compile(r"^(COMPUTE-SANITIZER|.*SUMMARY:|$|Error: No attachable process)")
+
+
+def findings(text):
+    """The reports in a log: the first line of each, and whether one of our kernels is in it."""
+    found = []
+    for line in text.splitlines():
+        if not line.startswith("========="):
+            continue
+        said = line.removeprefix("=========")
+        # Details are indented by more than the one space of a report's first line.
+        if said.startswith("  "):
+            if found and OURS in said:
+                found[-1] = (found[-1][0], True)
+        elif not BORING.match(said.strip()):
+            found.append((said.strip(), OURS in said))
+    return found
+
+
+def judge(text, tool):
+    """What a log says. finished: the tool has counted; only then does `errors` mean anything."""
+    counted = SUMMARIES.get(tool, SUMMARY).findall(text)
+    reports = findings(text)
+    ours = [said for said, inside in reports if inside or tool != "initcheck"]
+    if not counted:
+        return {"finished": False, "errors": None, "reports": [said for said, _ in reports][:20]}
+    if tool == "racecheck":
+        errors, warnings = int(counted[-1][1]), int(counted[-1][2])
+        return {"finished": True, "errors": errors, "warnings": warnings, "reports": ours[:20]}
+    errors = int(counted[-1])
+    elsewhere = {}
+    if tool == "initcheck":
+        elsewhere = {"elsewhere": len(reports) - len(ours)}
+        # What lies beyond the print limit may be ours: only a log that shows all of it acquits.
+        errors = len(ours) if len(reports) >= errors else errors
+    return {"finished": True, "errors": errors, **elsewhere, "reports": ours[:20]}
+
+
+def unusable(verdict, tests):
+    """Why the tool has checked nothing, where the machine is to blame and not the kernels."""
+    said = " ".join(verdict["reports"])
+    if not tests["run"] and re.search(r"not supported|Unable to|Failed to initialize", said):
+        return verdict["reports"][0]
+    return None
+
+
+def run(check):
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path="/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer")
+    program = check.build / "test" / PROGRAM
+    if not sanitizer:
+        return {"skipped_because": "compute-sanitizer is missing"}
+    if not program.exists():
+        return {"skipped_because": f"{PROGRAM} was not built"}
+    found, passed = {}, True
+    for tool in TOOLS:
+        print(f"==> compute-sanitizer: {tool}", flush=True)
+        log, report = check.work / f"{tool}.log", check.work / f"{tool}.json"
+        begin = time.monotonic()
+        status = suites.start(command(sanitizer, tool, log, (program, report), check.quick),
+                              check.seconds(SECONDS), env={**check.environment, **ENVIRONMENT})
+        tests = suites.of_googletest(suites.read(report))
+        verdict = judge(suites.read(log), tool)
+        reason = unusable(verdict, tests)
+        if reason:
+            return {"skipped_because": f"compute-sanitizer does not work here: {reason}"}
+        found[tool] = {**verdict, "tests": tests, "timed_out": status is None,
+                       "seconds": round(time.monotonic() - begin, 1)}
+        # initcheck's exit status counts what is not ours as well.
+        right_exit = status in (0, ERROR_STATUS) if tool == "initcheck" else status == 0
+        passed &= (right_exit and verdict["finished"] and verdict["errors"] == 0
+                   and tests["run"] > 0 and not tests["failed"])
+    return {"passed": bool(passed), "tests": FILTER[check.quick], "tools": found}

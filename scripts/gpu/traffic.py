@@ -1,0 +1,142 @@
+"""Bytes that ncu counts, beside those that the model predicts.
+
+The model has two numbers per call, in tensors of the input's size: those that the kernels touch as
+they are written, each pass reading all of its inputs, and those that have to move at least. What
+memory has moved lies between them where a later pass still finds something in the cache.
+
+traffic_case.py makes the calls; between two of them it starts a kernel of torch's whose name tells
+it from all others, so that the kernels between two such marks are those of one call.
+"""
+
+import csv
+import json
+import pathlib
+import re
+import shutil
+import sys
+
+import suites
+
+SECONDS = {False: 150, True: 45}
+READ, WRITTEN, CACHE, TIME = METRICS = [
+    "dram__bytes_read.sum", "dram__bytes_write.sum", "lts__t_bytes.sum", "gpu__time_duration.sum"]
+MARK = "spin_kernel"  # torch.cuda._sleep
+
+# (read, written) per kernel of ours, and the least of any implementation.
+PASSES = {"train": [(1, 0), (1, 1)], "backward": [(2, 0), (2, 1)],
+          "eval": [(1, 1)], "eval_backward": [(2, 0), (1, 1)]}
+LEAST = {"train": (1, 1), "backward": (2, 1), "eval": (1, 1), "eval_backward": (2, 1)}
+
+
+def predict(operation, tensor_bytes):
+    """Bytes (read, written), of all passes and at least."""
+    read, written = (sum(column) for column in zip(*PASSES[operation], strict=True))
+    return {"passes": [read * tensor_bytes, written * tensor_bytes],
+            "least": [tensors * tensor_bytes for tensors in LEAST[operation]]}
+
+
+def command(ncu, check, labels):
+    case = pathlib.Path(__file__).with_name("traffic_case.py")
+    return [ncu, "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(METRICS),
+            # Only what lies between cudaProfilerStart and Stop.
+            "--profile-from-start", "off",
+            # As a user's call finds the cache and the clocks, rather than flushed and locked.
+            "--cache-control", "none", "--clock-control", "none",
+            sys.executable, str(case), "--labels", str(labels), *(["--quick"] * check.quick)]
+
+
+def rows_of(text):
+    """The kernels in ncu's output, in order: {"name", metric: value, ...}. The table's second line
+    has the units."""
+    lines = [line for line in text.splitlines() if line.startswith('"')]
+    if not lines:
+        return []
+    header, *rows = csv.reader(lines)
+    missing = [metric for metric in METRICS if metric not in header]
+    if missing:
+        raise ValueError(f"ncu's table has no column {missing[0]}")
+    units, *rows = rows
+    unit = dict(zip(header, units, strict=True))
+    for metric in (READ, WRITTEN, CACHE):
+        if unit[metric] != "byte":
+            raise ValueError(f"ncu gives {metric} in {unit[metric]!r} and not in bytes")
+    if unit[TIME] not in ("ns", "nsecond"):
+        raise ValueError(f"ncu gives {TIME} in {unit[TIME]!r} and not in nanoseconds")
+    found = []
+    for row in rows:
+        cells = dict(zip(header, row, strict=True))
+        found.append({"name": cells["Kernel Name"],
+                      **{metric: number(cells[metric]) for metric in METRICS}})
+    return found
+
+
+def number(text):
+    """None for a metric that this GPU does not have."""
+    text = text.replace(",", "")
+    return float(text) if re.fullmatch(r"-?[0-9.]+(e[+-]?\d+)?", text) else None
+
+
+def calls_of(rows):
+    """The rows between two marks."""
+    calls = []
+    for row in rows:
+        if MARK in row["name"]:
+            calls.append([])
+        elif calls:
+            calls[-1].append(row)
+    return calls
+
+
+def brief(name):
+    """A kernel's name without its arguments and namespaces."""
+    name = re.sub(r"\(anonymous namespace\)::|<unnamed>::", "", name)
+    name = re.sub(r"\([^()]*(\([^()]*\)[^()]*)*\)$", "", name)
+    return re.sub(r"\b(\w+::)+|\(\w+\)|^void ", "", name)
+
+
+def total(kernels, metric):
+    values = [kernel[metric] for kernel in kernels]
+    return None if None in values else int(sum(values))
+
+
+def table(labels, rows):
+    """One entry per call: what was called, the prediction, and what ncu has counted."""
+    calls = calls_of(rows)
+    if len(calls) != len(labels):
+        raise ValueError(f"ncu has seen {len(calls)} calls of {len(labels)}")
+    entries = []
+    for label, kernels in zip(labels, calls, strict=True):
+        entries.append({
+            **label, **predict(label["operation"], label["tensor_bytes"]),
+            "dram": [total(kernels, READ), total(kernels, WRITTEN)],
+            "l2": total(kernels, CACHE),
+            "kernels": [{"name": brief(k["name"]), "dram": [k[READ], k[WRITTEN]], "l2": k[CACHE],
+                         "microseconds": k[TIME] and k[TIME] / 1e3} for k in kernels]})
+    return entries
+
+
+def no_counters(output):
+    """Why ncu has counted nothing, where the machine does not let it."""
+    for line in output.splitlines():
+        if re.search(r"ERR_NVGPUCTRPERM|Failed to initialize the profiler|not supported", line):
+            return line.lstrip("= ").removeprefix("ERROR").lstrip("= ").strip()
+    return None
+
+
+def run(check):
+    ncu = shutil.which("ncu") or shutil.which("ncu", path="/usr/local/cuda/bin")
+    if not ncu:
+        return {"skipped_because": "ncu is missing"}
+    labels, log = check.work / "labels.json", check.work / "ncu.csv"
+    with log.open("w") as stream:
+        status = suites.start(command(ncu, check, labels), check.seconds(SECONDS), stdout=stream,
+                              stderr=stream)
+    output = suites.read(log)
+    reason = no_counters(output)
+    if reason:
+        return {"skipped_because": f"ncu does not work here: {reason}"}
+    if status != 0:
+        print("\n".join(output.splitlines()[-20:]), file=sys.stderr)
+        return {"passed": False, "timed_out": status is None}
+    return {"passed": True, "metrics": METRICS,
+            "calls": table(json.loads(labels.read_text()), rows_of(output))}

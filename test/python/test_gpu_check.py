@@ -1,0 +1,364 @@
+"""scripts/gpu_check.sh without a GPU: its commands, and what it reads from the tools' output."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from helpers import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts" / "gpu"))
+
+import benchmark  # noqa: E402
+import check  # noqa: E402
+import origin  # noqa: E402
+import sanitize  # noqa: E402
+import suites  # noqa: E402
+import traffic  # noqa: E402
+import traffic_case  # noqa: E402
+
+SCRIPT = ROOT / "scripts" / "gpu_check.sh"
+
+
+def shell(*arguments, **environment):
+    return subprocess.run(["bash", str(SCRIPT), *arguments], capture_output=True, text=True,
+                          env={**os.environ, "PYTHON": sys.executable, **environment},
+                          timeout=120, check=False)
+
+
+@pytest.mark.parametrize("arguments, text", [
+    (["--only"], "--only takes test, sanitize, bench or profile"),
+    (["--only", "all"], "--only takes test, sanitize, bench or profile"),
+    (["--out"], "--out takes a folder"), (["--no-bench"], "unknown argument --no-bench")])
+def test_bad_options_are_explained(arguments, text):
+    done = shell(*arguments)
+    assert done.returncode == 1 and text in done.stderr
+
+
+def test_without_a_gpu_nothing_is_written(tmp_path):
+    done = shell("--out", str(tmp_path / "results"), "--only", "sanitize", "--quick",
+                 CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2 and done.stderr.startswith("No GPU")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_time_is_shared(monkeypatch):
+    made = check.Check(*[None] * 4, quick=True)
+    assert made.seconds({True: 5, False: 60}) == 5
+    assert 170 < made.seconds({True: 1000}) <= 180
+    made.begin -= 179
+    assert made.seconds({True: 5}) <= 1
+    made.begin -= 5
+    assert made.seconds({True: 5}) == 0
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_benchmark_is_given_what_it_understands(made_up, monkeypatch, quick):
+    sys.path.insert(0, str(ROOT / "scripts" / "bench"))
+    import bench
+
+    made_up.quick = quick
+    made_up.root = ROOT
+    command = benchmark.command(made_up)
+    assert command[1] == str(ROOT / "scripts" / "bench" / "bench.py")
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: True)
+    options = bench.parse(command[2:])
+    assert options.device == "cuda" and options.out == made_up.out
+    assert (options.peers == ["aten"]) or not quick
+
+
+@pytest.fixture
+def made_up(tmp_path, monkeypatch):
+    """A check on a GPU that is not there."""
+    device = types.SimpleNamespace(name="NVIDIA Chip 9", major=9, minor=0, total_memory=2**34,
+                                   multi_processor_count=100)
+    monkeypatch.setattr(origin.torch.cuda, "get_device_properties", lambda _: device)
+    monkeypatch.setattr(origin, "driver", lambda: "1.2.3")
+    folders = [tmp_path / name for name in ("root", "build", "out", "work")]
+    for folder in folders:
+        folder.mkdir()
+    (tmp_path / "build" / "test").mkdir()
+    return check.Check(*folders)
+
+
+def test_every_part_leaves_a_result_that_names_no_path(made_up, monkeypatch, tmp_path, capsys):
+    results = {"test": {"passed": True}, "sanitize": {"skipped_because": "the tool is missing"},
+               "bench": {"passed": True}, "profile": {"passed": True}}
+    monkeypatch.setattr(check, "PARTS",
+                        {part: lambda _, r=result: r for part, result in results.items()})
+    assert check.run(made_up, list(results), "scripts/gpu_check.sh --out DIR")
+    assert "sanitize skipped: the tool is missing" in capsys.readouterr().out
+    for part, result in results.items():
+        path = made_up.out / f"gpu_{part}_nvidia_chip_9.json"
+        record = json.loads(path.read_text())
+        assert {**record, **result} == record and str(tmp_path) not in path.read_text()
+        assert record["device"]["driver"] == "1.2.3" and record["device"]["name"]
+        assert set(record["versions"]) == {"torch", "cuda", "python"}
+        assert record["command"] == "scripts/gpu_check.sh --out DIR"
+    monkeypatch.setitem(check.PARTS, "bench", lambda _: {"passed": False})
+    assert not check.run(made_up, ["test", "bench"], "c")
+    assert not json.loads((made_up.out / "gpu_bench_nvidia_chip_9.json").read_text())["passed"]
+
+
+GOOGLETEST = json.dumps({"tests": 3, "testsuites": [{"name": "S", "testsuite": [
+    {"name": "A", "classname": "S", "status": "RUN", "result": "COMPLETED"},
+    {"name": "B", "classname": "S", "status": "RUN", "result": "SKIPPED"},
+    {"name": "C", "classname": "S", "status": "RUN", "result": "COMPLETED",
+     "failures": [{"failure": "no", "type": ""}]}]}]})
+RAN = GOOGLETEST.replace('"failures"', '"nothing"')
+SKIPPED = RAN.replace("COMPLETED", "SKIPPED")
+JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest">
+<testcase classname="test.python.test_cuda" name="test_a" time="0.1" />
+<testcase classname="test.python.test_cuda" name="test_b"><failure message="no">..</failure></testcase>
+<testcase classname="test.python.test_cuda" name="test_c"><error message="no">..</error></testcase>
+<testcase classname="test.python.test_cuda" name="test_d"><skipped message="no GPU" /></testcase>
+</testsuite></testsuites>"""
+
+
+def test_reports_of_the_tests_are_counted():
+    assert suites.of_googletest(GOOGLETEST) == suites.counts(2, 1, ["S.C"])
+    assert suites.of_pytest(JUNIT) == suites.counts(
+        3, 1, ["test.python.test_cuda.test_b", "test.python.test_cuda.test_c"])
+    assert not suites.of_googletest("")["finished"] and not suites.of_pytest("")["finished"]
+
+
+def program(path, text):
+    path.write_text(f"#!{sys.executable}\nimport sys\n{text}")
+    path.chmod(0o755)
+
+
+REPORT = "report = [a for a in sys.argv if a.startswith('--gtest_output')][0].partition('json:')[2]\n"
+
+
+def test_a_program_that_dies_or_hangs_is_a_failure(made_up, monkeypatch):
+    # Parts of a program's tests must not be taken for all of them.
+    monkeypatch.setattr(suites.importlib.util, "find_spec", lambda name: None)
+    good = made_up.build / "test" / "good_test"
+    assert "skipped_because" in suites.run(made_up)
+    program(good, REPORT + f"open(report, 'w').write({RAN!r})")
+    result = suites.run(made_up)
+    assert result["passed"] and result["tests"]["good_test"]["run"] == 2
+    assert result["tests"]["pytest -m gpu"] == {"skipped_because": "this Python has no pytest"}
+    program(made_up.build / "test" / "dies_test", "sys.exit(0)")
+    result = suites.run(made_up)
+    assert not result["passed"] and not result["tests"]["dies_test"]["finished"]
+    (made_up.build / "test" / "dies_test").unlink()
+    assert suites.run(made_up)["passed"]
+    program(good, REPORT + f"open(report, 'w').write({GOOGLETEST!r})")
+    assert not suites.run(made_up)["passed"]
+    monkeypatch.setitem(suites.SECONDS, False, 0.5)
+    program(good, "import time; time.sleep(60)")
+    assert not suites.run(made_up)["passed"]
+
+
+def test_a_sanitizer_watches_our_kernels_and_all_of_them_for_uninitialised_memory():
+    for tool in sanitize.TOOLS:
+        line = sanitize.command("cs", tool, "LOG", ("PROGRAM", "REPORT"), quick=False)
+        assert line[:3] == ["cs", "--tool", tool]
+        assert ("kernel_substring=torchbn" in line) == (tool != "initcheck")
+        # The program and its arguments come last.
+        assert line[line.index("PROGRAM"):] == [
+            "PROGRAM", "--gtest_brief=1", "--gtest_filter=EveryCudaKernel.*",
+            "--gtest_output=json:REPORT"]
+
+
+MEMCHECK = """========= COMPUTE-SANITIZER
+========= Invalid __global__ write of size 4 bytes
+=========     at void torchbn::cuda::transform<float>(T1)+0x70 in transform.cuh:18
+=========     by thread (0,0,0) in block (0,0,0)
+=========     Address 0x7f3c7ec000fc is out of bounds
+=========     Saved host backtrace up to driver entry point at kernel launch time
+=========         Host Frame: [0x101d9] in program
+=========
+========= Program hit cudaErrorLaunchFailure (error 719) on CUDA API call to cudaFree.
+=========     Saved host backtrace up to driver entry point at error
+=========
+========= ERROR SUMMARY: 2 errors
+"""
+CLEAN = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+RACE = """========= COMPUTE-SANITIZER
+========= Error: Race reported between Write access at torchbn::cuda::reduce()+0x460 in reduce.cuh:41
+=========     and Read access at torchbn::cuda::reduce()+0x7a0 in reduce.cuh:51 [508 hazards]
+=========
+========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
+"""
+NO_RACE = """========= COMPUTE-SANITIZER
+========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)
+"""
+UNINITIALISED = """========= COMPUTE-SANITIZER
+========= Uninitialized __global__ memory read of size 4 bytes
+=========     at void at::native::reduce_kernel<512>(T3)+0x70
+=========     by thread (31,0,0) in block (1,0,0)
+=========     Address 0x7f3c7ec000fc
+=========
+========= Uninitialized __global__ memory read of size 4 bytes
+=========     at void torchbn::cuda::finish_moments<float>(long)+0x70 in train.cu:30
+=========     by thread (31,0,0) in block (1,0,0)
+=========
+========= ERROR SUMMARY: 2 errors
+"""
+
+
+def test_a_sanitizers_log_is_judged_by_its_summary():
+    found = sanitize.judge(MEMCHECK, "memcheck")
+    assert (found["finished"], found["errors"]) == (True, 2)
+    assert found["reports"] == [
+        "Invalid __global__ write of size 4 bytes",
+        "Program hit cudaErrorLaunchFailure (error 719) on CUDA API call to cudaFree."]
+    assert sanitize.judge(CLEAN, "synccheck") == {"finished": True, "errors": 0, "reports": []}
+    race = sanitize.judge(RACE, "racecheck")
+    assert (race["errors"], race["warnings"], len(race["reports"])) == (1, 0, 1)
+    assert sanitize.judge(NO_RACE, "racecheck")["errors"] == 0
+    # A log that ends early has found nothing out, whatever it lacks.
+    for tool in sanitize.TOOLS:
+        assert not sanitize.judge("========= COMPUTE-SANITIZER\n", tool)["finished"]
+    assert not sanitize.judge(CLEAN, "racecheck")["finished"]
+
+
+def test_uninitialised_memory_counts_where_a_kernel_of_ours_reads_it():
+    found = sanitize.judge(UNINITIALISED, "initcheck")
+    assert (found["errors"], found["elsewhere"], len(found["reports"])) == (1, 1, 1)
+    # More than are shown: they may be ours.
+    assert sanitize.judge(UNINITIALISED.replace("2 errors", "200 errors"),
+                          "initcheck")["errors"] == 200
+
+
+def fake_sanitizer(made_up, monkeypatch, logs, *, status=0, report=GOOGLETEST):
+    (made_up.build / "test" / sanitize.PROGRAM).touch()
+    monkeypatch.setattr(sanitize.shutil, "which", lambda *_, **__: "compute-sanitizer")
+
+    def start(command, seconds, env):
+        assert env["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1" and "PATH" in env
+        tool = command[command.index("--tool") + 1]
+        log = command[command.index("--log-file") + 1]
+        with open(log, "w") as stream:
+            stream.write(logs.get(tool, CLEAN))
+        with open(command[-1].partition("json:")[2], "w") as stream:
+            stream.write(report)
+        return status
+
+    monkeypatch.setattr(suites, "start", start)
+    return sanitize.run(made_up)
+
+
+def test_a_sanitizer_run_passes_only_when_tests_ran_and_nothing_was_found(made_up, monkeypatch):
+    logs = {"racecheck": NO_RACE}
+    good = fake_sanitizer(made_up, monkeypatch, logs, report=RAN)
+    assert good["passed"] and set(good["tools"]) == set(sanitize.TOOLS)
+    for wrong in (dict(report=SKIPPED), dict(report=GOOGLETEST), dict(report=""), dict(status=1),
+                  dict(status=None)):
+        assert not fake_sanitizer(made_up, monkeypatch, logs, **{"report": RAN, **wrong})["passed"]
+    for tool, log in (("racecheck", RACE), ("memcheck", MEMCHECK), ("initcheck", UNINITIALISED)):
+        bad = fake_sanitizer(made_up, monkeypatch, {**logs, tool: log}, report=RAN)
+        assert not bad["passed"] and bad["tools"][tool]["errors"]
+
+
+def test_a_sanitizer_that_cannot_work_is_skipped(made_up, monkeypatch):
+    log = "========= COMPUTE-SANITIZER\n========= Error: Device not supported.\n"
+    result = fake_sanitizer(made_up, monkeypatch, dict.fromkeys(sanitize.TOOLS, log), report="")
+    assert result == {"skipped_because":
+                      "compute-sanitizer does not work here: Error: Device not supported."}
+    monkeypatch.setattr(sanitize.shutil, "which", lambda *_, **__: None)
+    assert "missing" in sanitize.run(made_up)["skipped_because"]
+
+
+NCU_HEAD = """==PROF== Connected to process 1234 (python3)
+==PROF== Profiling "spin_kernel" - 0: 0%....50%....100% - 1 pass
+"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size",\
+"Grid Size","Device","CC","dram__bytes_read.sum","dram__bytes_write.sum","gpu__time_duration.sum",\
+"lts__t_bytes.sum"
+"","","","","","","","","","","","byte","byte","ns","byte"
+"""
+
+
+def ncu_row(number, name, *values):
+    cells = [number, 1234, "python3", "127.0.0.1", name, 1, 7, "(256, 1, 1)", "(99, 1, 1)", 0, "9.0",
+             *values]
+    return ",".join(f'"{cell}"' for cell in cells) + "\n"
+
+
+SPIN = "at::cuda::(anonymous namespace)::spin_kernel(long)"
+REDUCE = "void torchbn::cuda::reduce_channels_first<torchbn::cuda::MomentReduction<float, (int)4>>(T1)"
+NCU = (NCU_HEAD + ncu_row(0, SPIN, 0, 0, "1,000", 32)
+       + ncu_row(1, REDUCE, "1,048,576", 64, "12,000", "2,000,000")
+       + ncu_row(2, "void torchbn::cuda::transform<A>(B)", 1000, 24, "3.5e+03", 100)
+       + ncu_row(3, SPIN, 0, 0, 1000, 32) + ncu_row(4, "other(int)", 7, 8, 9, "n/a")
+       + "==PROF== Disconnected from process 1234\n")
+
+
+def test_kernels_between_two_marks_are_those_of_a_call():
+    rows = traffic.rows_of(NCU)
+    assert [len(call) for call in traffic.calls_of(rows)] == [2, 1]
+    labels = [{"contestant": "torchbn", "operation": "train", "tensor_bytes": 1000},
+              {"contestant": "aten", "operation": "backward", "tensor_bytes": 10}]
+    ours, other = traffic.table(labels, rows)
+    assert ours["dram"] == [1049576, 88] and ours["l2"] == 2000100
+    assert ours["passes"] == [2000, 1000] and ours["least"] == [1000, 1000]
+    assert [k["name"] for k in ours["kernels"]] == [
+        "reduce_channels_first<MomentReduction<float, 4>>", "transform<A>"]
+    assert ours["kernels"][0]["microseconds"] == 12
+    assert other["dram"] == [7, 8] and other["l2"] is None
+    with pytest.raises(ValueError, match="2 calls of 1"):
+        traffic.table(labels[:1], rows)
+
+
+def test_a_table_of_another_form_is_refused():
+    assert traffic.rows_of("==PROF== nothing\n") == []
+    with pytest.raises(ValueError, match=r"no column lts__t_bytes\.sum"):
+        traffic.rows_of(NCU.replace("lts__t_bytes.sum", "other"))
+    with pytest.raises(ValueError, match="in 'Kbyte' and not in bytes"):
+        traffic.rows_of(NCU.replace('"byte","byte","ns"', '"Kbyte","byte","ns"'))
+
+
+def test_ncu_is_started_on_the_calls_alone(made_up):
+    line = traffic.command("ncu", made_up, "LABELS")
+    assert line[line.index("--metrics") + 1].split(",") == traffic.METRICS
+    for option, value in (("--page", "raw"), ("--print-units", "base"), ("--cache-control", "none"),
+                          ("--clock-control", "none"), ("--profile-from-start", "off")):
+        assert line[line.index(option) + 1] == value
+    assert line[line.index(sys.executable):][1:] == [
+        str(ROOT / "scripts" / "gpu" / "traffic_case.py"), "--labels", "LABELS"]
+
+
+@pytest.mark.parametrize("output, reason", [
+    ("==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access NVIDIA GPU "
+     "Performance Counters on the target device 0.", "ERR_NVGPUCTRPERM"),
+    ("==ERROR== Failed to initialize the profiler: LibraryNotLoaded", "LibraryNotLoaded")])
+def test_ncu_without_counters_is_skipped(made_up, monkeypatch, output, reason):
+    def start(command, seconds, stdout, stderr):
+        stdout.write(output)
+        return 1
+
+    monkeypatch.setattr(traffic.shutil, "which", lambda *_, **__: "ncu")
+    monkeypatch.setattr(suites, "start", start)
+    assert reason in traffic.run(made_up)["skipped_because"]
+
+
+def test_the_prediction_is_that_of_the_kernels():
+    # Read once for the sums, and once more together with writing the result.
+    assert traffic.predict("train", 10) == {"passes": [20, 10], "least": [10, 10]}
+    assert traffic.predict("backward", 10) == {"passes": [40, 10], "least": [20, 10]}
+    for case in traffic_case.chosen(quick=False):
+        predicted = traffic.predict(case.operation, case.tensor_bytes)
+        assert sum(predicted["least"]) == case.minimal_bytes
+        assert sum(predicted["passes"]) >= case.minimal_bytes
+    assert {c.operation for c in traffic_case.chosen(quick=True)} == set(traffic.PASSES)
+
+
+def test_labels_are_those_of_the_contestants_that_work(monkeypatch):
+    for name in ("synchronize", "_sleep"):
+        monkeypatch.setattr(traffic_case.torch.cuda, name, lambda *_: None)
+    for name in ("start", "stop"):
+        monkeypatch.setattr(traffic_case.torch.cuda.profiler, name, lambda: None)
+
+    def fails():
+        raise RuntimeError("no luck")
+
+    case = traffic_case.cases.Case((4, 3, 2), "channels_first", "float32", "eval_backward")
+    contestants = [traffic_case.peers.OURS, traffic_case.peers.Peer("other", "Other", fails)]
+    labels = traffic_case.count(case, contestants, "cpu")
+    assert labels == [{"contestant": "torchbn", "operation": "eval_backward", "dtype": "float32",
+                       "layout": "channels_first", "shape": "4x3x2", "tensor_bytes": 96}]
