@@ -16,6 +16,7 @@ import shutil
 import sys
 
 import suites
+from kernel_names import brief
 
 SECONDS = {False: 150, True: 45}
 READ, WRITTEN, CACHE, TIME = METRICS = [
@@ -85,13 +86,6 @@ def calls_of(rows):
         elif calls:
             calls[-1].append(row)
     return calls
-
-
-def brief(name):
-    """A kernel's name without its arguments and namespaces."""
-    name = re.sub(r"\(anonymous namespace\)::|<unnamed>::", "", name)
-    name = re.sub(r"\([^()]*(\([^()]*\)[^()]*)*\)$", "", name)
-    return re.sub(r"\b(\w+::)+|\(\w+\)|^void ", "", name)
 
 
 def total(kernels, metric):
