@@ -1,0 +1,40 @@
+#pragma once
+
+// The little of CUDA that the kernels use, for a host compiler: found before the toolkit's header
+// of the same name where kernels are compiled to be simulated.
+
+#include <cstring>
+
+#include "cuda/simulated/device.h"
+
+#define __global__
+#define __device__
+#define __launch_bounds__(...)
+// One block runs at a time.
+#define __shared__ static
+
+using cudaError_t = int;
+using cudaStream_t = struct Stream*;
+inline constexpr cudaError_t cudaSuccess = 0;
+inline constexpr cudaError_t cudaErrorInvalidValue = 1;
+inline cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
+
+inline torchbn::simulated::Index threadIdx, blockIdx, blockDim, gridDim;
+
+inline void __syncthreads() {
+  torchbn::simulated::wait_for_block();
+}
+
+// What the lane `delta` further on has, within groups of `width` lanes; at their ends the own
+// value.
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, int delta, int width) {
+  const unsigned lane = threadIdx.x % 32;
+  const unsigned from = lane + static_cast<unsigned>(delta);
+  const bool inside = lane / static_cast<unsigned>(width) == from / static_cast<unsigned>(width);
+  T result;
+  torchbn::simulated::exchange(mask, &value, &result, sizeof(T), inside ? from : lane);
+  return result;
+}
