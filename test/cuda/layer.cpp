@@ -1,0 +1,166 @@
+#include "cuda/layer.h"
+
+#include <algorithm>
+
+namespace torchbn::test {
+
+namespace {
+
+template <typename Signature>
+const c10::TypedOperatorHandle<Signature>& find(const char* name) {
+  static const auto handle =
+      c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+  return handle;
+}
+
+double largest(const at::Tensor& tensor) {
+  return tensor.to(at::kDouble).abs().max().item<double>();
+}
+
+// Relative to the largest expected value or, where that is what is left of larger terms, to
+// `scale`.
+void expect_close(const at::Tensor& cuda, const at::Tensor& cpu, double tolerance,
+                  const std::string& what, double scale = 1) {
+  ASSERT_EQ(cuda.sizes(), cpu.sizes()) << what;
+  ASSERT_EQ(cuda.strides(), cpu.strides()) << what;
+  ASSERT_EQ(cuda.scalar_type(), cpu.scalar_type()) << what;
+  if (cpu.numel() == 0) return;
+  const at::Tensor expected = cpu.to(at::kDouble);
+  const double worst = largest(cuda.cpu().to(at::kDouble) - expected);
+  EXPECT_LE(worst, tolerance * (scale + largest(expected))) << what;
+}
+
+// One unit in the last place, at most: where the two round to different neighbours.
+double tolerance(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+      return 0x1p-8;
+    case at::kHalf:
+      return 0x1p-11;
+    case at::kFloat:
+      return 2e-6;
+    default:
+      return 1e-12;
+  }
+}
+
+}  // namespace
+
+Layer Layer::to(at::Device device) const {
+  const auto move = [&](const OptionalTensor& tensor) {
+    return tensor ? OptionalTensor(tensor->to(device, false, true)) : std::nullopt;
+  };
+  return {input.to(device),   grad_output.to(device), move(weight), move(bias),
+          move(running_mean), move(running_var),      move(counter)};
+}
+
+Results Layer::train(std::optional<double> momentum) const {
+  using Signature = Results(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
+                            const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                            std::optional<double>, double);
+  return find<Signature>("torchbn::batch_norm_train")
+      .call(input, weight, bias, running_mean, running_var, counter, momentum, 1e-5);
+}
+
+Results Layer::inference() const {
+  using Signature = Results(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
+                            const at::Tensor&, const at::Tensor&, double);
+  return find<Signature>("torchbn::batch_norm_inference")
+      .call(input, weight, bias, *running_mean, *running_var, 1e-5);
+}
+
+Results Layer::backward(const at::Tensor& mean, const at::Tensor& invstd, bool training,
+                        bool need_input, bool need_weight, bool need_bias) const {
+  using Signature = Results(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
+                            const at::Tensor&, const at::Tensor&, bool, bool, bool, bool);
+  const OptionalTensor data = training || need_weight ? OptionalTensor(input) : std::nullopt;
+  return find<Signature>("torchbn::batch_norm_backward")
+      .call(grad_output, data, weight, mean, invstd, training, need_input, need_weight, need_bias);
+}
+
+at::Tensor values(at::IntArrayRef shape, at::ScalarType dtype) {
+  return (at::randn(shape, at::kFloat) + 3).to(dtype);
+}
+
+Layer make_layer(at::IntArrayRef shape, at::ScalarType dtype, bool channels_last) {
+  Layer layer;
+  layer.input = values(shape, dtype);
+  layer.grad_output = values(shape, dtype);
+  if (channels_last) {
+    const auto format =
+        shape.size() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+    layer.input = layer.input.contiguous(format);
+    layer.grad_output = layer.grad_output.contiguous(format);
+  }
+  layer.weight = values({shape[1]}, dtype);
+  layer.bias = values({shape[1]}, dtype);
+  layer.running_mean = values({shape[1]}, dtype);
+  layer.running_var = values({shape[1]}, dtype).abs();
+  layer.counter = at::zeros({}, at::kLong);
+  return layer;
+}
+
+void expect_same_bits(const Results& a, const Results& b) {
+  EXPECT_TRUE(at::equal(std::get<0>(a), std::get<0>(b)));
+  EXPECT_TRUE(at::equal(std::get<1>(a), std::get<1>(b)));
+  EXPECT_TRUE(at::equal(std::get<2>(a), std::get<2>(b)));
+}
+
+void expect_equal_to_cpu(const Layer& cpu, const Layer& cuda) {
+  const at::ScalarType dtype = cpu.input.scalar_type();
+  const double close = tolerance(dtype);
+  // Statistics are kept in double whatever the dtype.
+  const double statistics = dtype == at::kDouble ? 1e-12 : 1e-6;
+  // Float sums of packets lose up to a packet's length of units in the last place.
+  const double sums = std::max(close, dtype == at::kDouble ? 1e-11 : 1e-5);
+  for (const std::optional<double> momentum : {std::optional<double>(0.1), {}}) {
+    const auto [y, mean, invstd] = cpu.train(momentum);
+    const auto [cuda_y, cuda_mean, cuda_invstd] = cuda.train(momentum);
+    expect_close(cuda_y, y, close, "output");
+    expect_close(cuda_mean, mean, statistics, "save_mean");
+    expect_close(cuda_invstd, invstd, statistics, "save_invstd");
+    if (cpu.running_mean) {
+      expect_close(*cuda.running_mean, *cpu.running_mean, close, "running_mean");
+      expect_close(*cuda.running_var, *cpu.running_var, close, "running_var");
+    }
+    if (cpu.counter) {
+      EXPECT_EQ(cuda.counter->item<int64_t>(), cpu.counter->item<int64_t>());
+    }
+
+    const auto [dx, dweight, dbias] = cpu.backward(mean, invstd, true);
+    const auto [cuda_dx, cuda_dweight, cuda_dbias] = cuda.backward(cuda_mean, cuda_invstd, true);
+    // dx is a difference of terms of the size of weight * invstd * dy.
+    const double terms =
+        largest(invstd) * largest(cpu.grad_output) * (cpu.weight ? largest(*cpu.weight) : 1);
+    expect_close(cuda_dx, dx, close, "grad_input", terms);
+    expect_close(cuda_dweight, dweight, sums, "grad_weight");
+    expect_close(cuda_dbias, dbias, sums, "grad_bias");
+    if (!cpu.counter) break;
+  }
+  if (!cpu.running_mean) return;
+  // Both from the same statistics.
+  cuda.running_mean->copy_(*cpu.running_mean);
+  cuda.running_var->copy_(*cpu.running_var);
+  const auto [y, mean, invstd] = cpu.inference();
+  const auto [cuda_y, cuda_mean, cuda_invstd] = cuda.inference();
+  expect_close(cuda_y, y, close, "evaluation output");
+  expect_close(cuda_mean, mean, 0, "evaluation save_mean");
+  expect_close(cuda_invstd, invstd, 1e-15, "evaluation save_invstd");
+  for (const bool need_input : {true, false})
+    for (const bool need_weight : {true, false}) {
+      const auto [dx, dweight, dbias] =
+          cpu.backward(mean, invstd, false, need_input, need_weight, !need_input);
+      const auto [cuda_dx, cuda_dweight, cuda_dbias] =
+          cuda.backward(cuda_mean, cuda_invstd, false, need_input, need_weight, !need_input);
+      expect_close(cuda_dx, dx, close, "evaluation grad_input");
+      expect_close(cuda_dweight, dweight, sums, "evaluation grad_weight");
+      expect_close(cuda_dbias, dbias, sums, "evaluation grad_bias");
+    }
+}
+
+void BatchNormCuda::SetUp() {
+  if (!at::hasCUDA() || torch::cuda::device_count() == 0) GTEST_SKIP() << "needs a CUDA GPU";
+  at::manual_seed(0);
+}
+
+}  // namespace torchbn::test
