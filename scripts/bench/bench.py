@@ -13,9 +13,18 @@ operations and their floors:
   eval_backward  the gradients of a kept graph of eval  sum of x and dy
 
 peers:
-  aten        F.batch_norm as PyTorch dispatches it
+  aten        F.batch_norm as PyTorch dispatches it, cudnn.benchmark being on
   inductor    F.batch_norm under torch.compile(dynamic=False); compiling is not
               timed, checking before each call that the graph fits is
+on a GPU also:
+  native            PyTorch's own kernels where it would rather call cuDNN
+  inductor_max      the same as inductor with max-autotune, without its graphs
+  cudnn             cuDNN's own library, mode SPATIAL; called through ctypes, so
+  cudnn_persistent  and SPATIAL_PERSISTENT         look at its graphs, not calls
+
+On a GPU every case is measured in four modes: single calls, as users make them, and CUDA graphs of
+20 or more, the time of the kernels alone; each hot, on the same tensors, and cold, on tensors that
+take turns and are more than three times the last-level cache.
 
 Threads are not pinned unless --pin is given, because users' are not. Every combination of --malloc
 and --threads is a process of its own.
@@ -74,7 +83,7 @@ def parse(arguments):
         help="warm: the C library keeps freed memory, so that new outputs cause no page faults; "
              "both: one run each, side by side")
     add("--pin", action="store_true", help="bind threads to cores (OMP_PROC_BIND, OMP_PLACES)")
-    add("--peers", nargs="+", choices=peers.NAMES, help="default: all; quick and on a GPU: aten")
+    add("--peers", nargs="+", choices=peers.NAMES, help="default: all of the device; quick: aten")
     add("--shapes", nargs="+", type=cases.parse_shape, metavar="NxC[x...]",
         help="instead of the built-in ones")
     add("--dtype", nargs="+", choices=list(cases.ITEM_SIZE))
@@ -97,7 +106,7 @@ def parse(arguments):
     options.seconds = options.seconds or (0.3 if options.quick else 2)
     options.rounds = options.rounds or (7 if options.quick else 15)
     options.peers = options.peers or (
-        ["aten"] if options.quick or options.device == "cuda" else peers.NAMES)
+        ["aten"] if options.quick else peers.names_of(options.device))
     options.cases = cases.select(options.device, quick=options.quick, shapes=options.shapes,
                                  layouts=options.layout, dtypes=options.dtype,
                                  operations=options.operation)
@@ -118,11 +127,13 @@ def load_library():
 
 def estimate(options, chosen):
     """Seconds that a run takes, roughly: rounds at 5 GB/s where they outlast the time of a case,
-    30 ns per value for filling and checking, and 3 s for each graph that is not in the compiler's
+    30 ns per value for filling and checking (1 TB/s, 1 ns and four modes on a GPU), and 3 s for each graph that is not in the compiler's
     cache yet."""
-    compiled = any(peer.name == "inductor" for peer in chosen)
-    measured = sum(max(options.seconds, options.rounds * (2 + len(chosen)) * c.minimal_bytes / 5e9)
-                   + 0.2 + 30e-9 * math.prod(c.shape) for c in options.cases)
+    compiled = sum(peer.name.startswith("inductor") for peer in chosen)
+    modes, speed, slow = (1, 5e9, 30e-9) if options.device == "cpu" else (4, 1e12, 1e-9)
+    measured = sum(
+        modes * max(options.seconds, options.rounds * (2 + len(chosen)) * c.minimal_bytes / speed)
+        + 0.2 + slow * math.prod(c.shape) for c in options.cases)
     return measured, 3 * sum(c.graphs for c in options.cases) * compiled
 
 
@@ -160,26 +171,58 @@ def contestants_of(case, problem, chosen):
     return calls, errors, notes
 
 
+def cold_calls(problem, calls, chosen):
+    """Of everyone a call that rotates through tensors of its own."""
+    room = torch.cuda.mem_get_info()[0] / (1 + len(calls))
+    count = measure.copies_for(problem.case.tensor_bytes, machine.cache_bytes("cuda"), room)
+    problems = [problem, *(problem.copy() for _ in range(count - 1))]
+    cold = {"floor": measure.rotated([p.floor for p in problems])}
+    for peer in [*chosen, peers.OURS]:
+        if peer.name in calls:
+            batch_norm = peer.prepare()
+            cold[peer.name] = measure.rotated([p.contestant(batch_norm) for p in problems])
+    return cold, count
+
+
+def in_graphs(case, calls, repeats, notes):
+    """The calls as graphs; without those that cannot be captured."""
+    graphs = {}
+    for name, call in calls.items():
+        try:
+            graphs[name] = measure.captured(call, repeats)
+        except Exception as error:
+            if name in ("floor", "torchbn"):
+                raise
+            notes.append(f"{case.name}: without {name} in graphs: {peers.brief(error)}")
+    return graphs
+
+
 def run_case(case, options, chosen):
-    """The results of one case, one, or on a GPU two: calls as such and in a graph; and notes."""
-    problem = Problem(case, options.device)
-    calls, errors, notes = contestants_of(case, problem, chosen)
-    common = {"operation": case.operation, "dtype": case.dtype, "layout": case.layout,
-              "shape": cases.shape_name(case.shape), "errors": errors}
-    limits = dict(seconds=options.seconds, least_rounds=options.rounds)
-    on_cpu = options.device == "cpu"
-    clock = measure.CpuClock() if on_cpu else measure.CudaClock()
-    times = measure.run_rounds(calls, clock, **limits)
-    results = [{**common, "mode": "call", **summary.summarize(times)}]
-    if on_cpu:
-        results[0]["faults"] = {name: measure.page_faults(call) for name, call in calls.items()}
-    elif case.operation != "backward":
-        repeats = 20
-        graphs = {name: measure.captured(call, repeats) for name, call in calls.items()}
-        times = measure.run_rounds(graphs, clock, **limits)
-        times = {name: [t / repeats for t in samples] for name, samples in times.items()}
-        results.append({**common, "mode": "graph", **summary.summarize(times)})
-    return results, notes
+    """The results of one case, one, or on a GPU one for each mode; and notes."""
+    with measure.stream_of(options.device):
+        problem = Problem(case, options.device)
+        calls, errors, notes = contestants_of(case, problem, chosen)
+        common = {"operation": case.operation, "dtype": case.dtype, "layout": case.layout,
+                  "shape": cases.shape_name(case.shape), "errors": errors}
+        limits = dict(seconds=options.seconds, least_rounds=options.rounds)
+
+        def result(mode, contestants, clock, repeats=1):
+            times = measure.run_rounds(contestants, clock, **limits)
+            times = {name: [t / repeats for t in samples] for name, samples in times.items()}
+            return {**common, "mode": mode, **summary.summarize(times)}
+
+        if options.device == "cpu":
+            found = result("call", calls, measure.CpuClock())
+            found["faults"] = {name: measure.page_faults(call) for name, call in calls.items()}
+            return [found], notes
+        clock = measure.CudaClock()
+        results = [result("call", calls, clock),
+                   result("graph", in_graphs(case, calls, 20, notes), clock, 20)]
+        cold, count = cold_calls(problem, calls, chosen)
+        repeats = max(20, count)
+        results += [result("cold call", cold, clock),
+                    result("cold graph", in_graphs(case, cold, repeats, notes), clock, repeats)]
+        return results, notes
 
 
 def run(options, arguments):
@@ -187,8 +230,9 @@ def run(options, arguments):
     if options.threads:
         torch.set_num_threads(options.threads[0])
     load_library()
+    torch.backends.cudnn.benchmark = True
     chosen, notes = peers.choose(options.peers, options.device)
-    load = machine.load_average()
+    load, clocks = machine.load_average(), machine.clocks(options.device)
     results, ticks, start = [], machine.stolen_ticks(), time.perf_counter()
     for case in tqdm(options.cases, unit="case", file=sys.stderr,
                      desc=f"{options.malloc}, threads {torch.get_num_threads()}"):
@@ -200,6 +244,7 @@ def run(options, arguments):
     return {
         "command": machine.command_of(arguments), **machine.describe(options.device),
         "pinned": options.pin, "load_average": [load, machine.load_average()],
+        **({"clocks": [clocks, machine.clocks("cuda")]} if options.device == "cuda" else {}),
         "runs": [{"malloc": options.malloc, "threads": torch.get_num_threads(),
                   "seconds": round(time.perf_counter() - start),
                   "stolen_percent": machine.stolen_percent(ticks, machine.stolen_ticks()),

@@ -9,6 +9,7 @@ TENSORS_MOVED = {"train": 2, "backward": 3, "train_step": 5, "eval": 2, "eval_ba
 OPERATIONS = list(TENSORS_MOVED)
 LAYOUTS = ["channels_first", "channels_last"]
 DTYPES = ["float32", "bfloat16"]
+CUDA_DTYPES = [*DTYPES, "float16"]
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
 # Shapes by the set that they are reported with.
@@ -36,13 +37,14 @@ CPU_SETS = {
     "small": [(16, 16, 32, 32)],
 }
 CUDA_SETS = {
-    "ResNet-50": [(256, 64, 112, 112), (256, 256, 56, 56), (256, 512, 28, 28),
-                  (256, 1024, 14, 14), (256, 2048, 7, 7)],
+    "ResNet-50": [(128, *shape[1:]) for shape in CPU_SETS["ResNet-50"]],
     "ResNet-50, batch 32": CPU_SETS["ResNet-50"],
-    "EfficientNet-B0": [(16, 144, 56, 56)],
-    "video": [(4, 32, 8, 28, 28)],
-    "N x C": [(32, 64), (1024, 512), (100_000, 64)],
-    "speech": [(64, 80, 1000)],
+    "MobileNetV2": [(128, 96, 112, 112), (128, 192, 28, 28), (128, 960, 7, 7)],
+    "EfficientNet-B0": [(128, 144, 56, 56), (16, 144, 56, 56), (128, 1152, 7, 7)],
+    "segmentation": [(8, 256, 129, 129), (4, 21, 129, 129)],
+    "video": [(8, 64, 16, 56, 56), (4, 32, 8, 28, 28)],
+    "N x C": [(32, 64), (8192, 1024), (100_000, 64), (1_000_000, 64)],
+    "N x C x L": [(64, 80, 1000), (32, 256, 801)],
     "one channel": [(64, 1, 28, 28), (64, 1, 224, 224)],
     "few channels": [(6, 3, 300, 300), (8, 7, 40, 40), (20, 6, 65536), (8, 3, 512, 512)],
     "small": [(16, 16, 32, 32)],
@@ -114,7 +116,8 @@ def operations_of(device):
 def select(device, *, quick=False, shapes=None, layouts=None, dtypes=None, operations=None):
     """The cases of a run; what is not given is everything, or float32 alone in a quick run."""
     return [Case(shape, layout, dtype, operation)
-            for dtype in dtypes or (DTYPES[:1] if quick else DTYPES)
+            for dtype in dtypes or (DTYPES[:1] if quick else
+                                    CUDA_DTYPES if device == "cuda" else DTYPES)
             for operation in operations or operations_of(device)
             for shape in shapes or (QUICK_SHAPES if quick else shapes_of(device))
             for layout in layouts_of(shape) if layout in (layouts or LAYOUTS)]

@@ -4,6 +4,7 @@ import os
 import pathlib
 import platform
 import re
+import subprocess
 import sys
 
 import torch
@@ -49,6 +50,22 @@ def cache_bytes(device, cpu=CPU):
         if size and level and read(index / "type").strip() != "Instruction":
             sizes[int(level)] = int(size[1]) * UNITS.get(size[2], 1)
     return sizes[max(sizes)] if sizes else None
+
+
+def ask_gpu(*fields):
+    """What nvidia-smi says of the first GPU, by field; nothing where it says nothing."""
+    try:
+        found = subprocess.run(
+            ["nvidia-smi", "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"],
+            capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(fields, (value.strip() for value in found.split(",")), strict=False))
+
+
+def clocks(device):
+    """Of the GPU at this moment. They are as they come: nothing here sets them."""
+    return ask_gpu("clocks.sm", "clocks.mem", "temperature.gpu") if device == "cuda" else {}
 
 
 def load_average():
@@ -105,8 +122,11 @@ def describe(device):
         "cpus": cpus(),
         "governor": governor(),
         "last_level_cache_bytes": cache_bytes(device),
-        "cache": "hot: every call works on the same tensors",
+        "cache": ("hot: every call works on the same tensors" if device == "cpu" else
+                  "hot, and cold: calls rotate through three times the last-level cache"),
         "versions": {"torch": torch.__version__, "cuda": torch.version.cuda,
                      "python": sys.version.split()[0], "system": platform.system(),
+                     **({"driver": ask_gpu("driver_version").get("driver_version")}
+                        if device == "cuda" else {}),
                      "cpu_capability": torch.backends.cpu.get_cpu_capability()},
     }

@@ -1,5 +1,7 @@
 """Timing contestants side by side."""
 
+import contextlib
+import itertools
 import math
 import resource
 import time
@@ -29,19 +31,43 @@ class CudaClock:
         return start.elapsed_time(end) * 1e-3 / repeats
 
 
+def stream_of(device):
+    """Where a case is prepared and measured: on a GPU a stream that can be captured. A backward pass
+    runs on its forward pass's stream, so that it can be captured alone if that is the same one."""
+    return torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else contextlib.nullcontext()
+
+
 def captured(call, repeats=20):
     """A call that replays a CUDA graph of so many calls: the time of the kernels alone."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
+    for _ in range(3):
+        call()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         for _ in range(repeats):
             call()
     return graph.replay
+
+
+def rotated(calls):
+    """A call that makes another one of the calls each time. Results are kept for a round, so that
+    they lie in other memory every time as well."""
+    numbers = itertools.cycle(range(len(calls)))
+    kept = [None] * len(calls)
+
+    def call():
+        number = next(numbers)
+        kept[number] = None
+        kept[number] = calls[number]()
+        return kept[number]
+
+    return call
+
+
+def copies_for(tensor_bytes, cache_bytes, room_bytes):
+    """How many tensors to rotate through: three times the cache, or what there is room for. Of a
+    contestant's memory that is a third, as its results and the other operand need as much."""
+    wanted = math.ceil(3 * cache_bytes / tensor_bytes) + 1
+    return max(2, min(wanted, int(room_bytes / (3 * tensor_bytes))))
 
 
 def repeats_for(seconds_per_call, least=2e-3):

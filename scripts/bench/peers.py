@@ -1,9 +1,11 @@
 """Whom torchbn is measured against. A further peer is one more line in PEERS."""
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cudnn
 import torch
 import torch.nn.functional as F
 
@@ -14,12 +16,13 @@ MOMENTUM, EPS = 0.1, 1e-5
 class Peer:
     """`prepare` gives a function (x, running_mean, running_var, weight, bias, training) -> y that
     updates the buffers in training, and is called anew for each case. `missing` says why the peer
-    cannot take part on a device, or nothing."""
+    cannot take part on one of its devices, or nothing."""
 
     name: str
     title: str
     prepare: Callable
     missing: Callable = lambda device: None
+    devices: tuple = ("cpu", "cuda")
 
 
 def aten():
@@ -28,12 +31,18 @@ def aten():
         x, mean, var, weight, bias, training, MOMENTUM, EPS)
 
 
+def native():
+    """PyTorch's own kernels, also where it would rather call cuDNN."""
+    return lambda x, mean, var, weight, bias, training: torch.native_batch_norm(
+        x, weight, bias, mean, var, training, MOMENTUM, EPS)[0]
+
+
 def torchbn():
     return lambda x, mean, var, weight, bias, training: torch.ops.torchbn.batch_norm(
         x, weight, bias, mean, var, training, MOMENTUM, EPS)
 
 
-def inductor():
+def inductor(mode=None):
     """The same call compiled. Graphs of other cases are forgotten: after a few shapes the compiler
     would go over to code for any shape, or give up."""
     import torch._functorch.config
@@ -51,7 +60,7 @@ def inductor():
         return F.batch_norm(x, mean, var, weight, bias, training, MOMENTUM, EPS)
 
     # In one graph or not at all: what is left to eager execution would be measured as the peer's.
-    return torch.compile(batch_norm, dynamic=False, fullgraph=True)
+    return torch.compile(batch_norm, dynamic=False, fullgraph=True, mode=mode)
 
 
 def no_compiler(device):
@@ -73,14 +82,31 @@ def brief(error):
     return f"{type(error).__name__}: " + re.sub(r"(?<![^\s'\"(=:])/(?:[^\s/]+/)*", "", line)
 
 
-PEERS = [Peer("aten", "ATen", aten), Peer("inductor", "Inductor", inductor, no_compiler)]
+GPU = ("cuda",)
+PEERS = [
+    Peer("aten", "ATen", aten),
+    Peer("native", "ATen native", native, devices=GPU),
+    Peer("inductor", "Inductor", inductor, no_compiler),
+    # Without the graphs of its own that max-autotune makes: graphs are made here, of everyone.
+    Peer("inductor_max", "Inductor max", functools.partial(inductor, "max-autotune-no-cudagraphs"),
+         no_compiler, GPU),
+    Peer("cudnn", "cuDNN", functools.partial(cudnn.batch_norm, cudnn.SPATIAL, MOMENTUM, EPS),
+         cudnn.missing, GPU),
+    Peer("cudnn_persistent", "cuDNN persistent",
+         functools.partial(cudnn.batch_norm, cudnn.SPATIAL_PERSISTENT, MOMENTUM, EPS),
+         cudnn.missing, GPU)]
 NAMES = [peer.name for peer in PEERS]
 OURS = Peer("torchbn", "torchbn", torchbn)
 TITLES = {"floor": "floor", **{peer.name: peer.title for peer in [*PEERS, OURS]}}
 
 
+def names_of(device):
+    return [peer.name for peer in PEERS if device in peer.devices]
+
+
 def choose(names, device):
     """Those of the named peers that can take part, and a sentence for each that cannot."""
-    reasons = {peer.name: peer.missing(device) for peer in PEERS if peer.name in names}
+    reasons = {peer.name: peer.missing(device) if device in peer.devices
+               else f"it does not run on {device}" for peer in PEERS if peer.name in names}
     chosen = [peer for peer in PEERS if peer.name in names and not reasons[peer.name]]
     return chosen, [f"without {name}: {reason}" for name, reason in reasons.items() if reason]

@@ -23,8 +23,9 @@ from matplotlib.lines import Line2D  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 # Told apart by readers who see no red or no green as well.
-COLOURS = {"floor": "#8c8c8c", "aten": "#e69f00", "inductor": "#56b4e9", "best": "#d55e00",
-           "torchbn": "#00508c"}
+COLOURS = {"floor": "#8c8c8c", "aten": "#e69f00", "native": "#f0e442", "inductor": "#56b4e9",
+           "inductor_max": "#0072b2", "cudnn": "#009e73", "cudnn_persistent": "#cc79a7",
+           "best": "#d55e00", "torchbn": "#00508c"}
 MARKERS = {"channels_first": "o", "channels_last": "^"}
 PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")
 
@@ -37,7 +38,7 @@ def subtitle(record, run, mode):
     threads = "1 thread" if run["threads"] == 1 else f"{run['threads']} threads"
     return (f"{record['device_model']}, {threads}, allocation {run['malloc']}, "
             f"torch {record['versions']['torch'].partition('+')[0]}"
-            f"{', in a CUDA graph' if mode == 'graph' else ''}")
+            f"{'' if mode == 'call' else f', {mode}'}")
 
 
 def log_numbers(axis, subs=(1, 2, 5)):

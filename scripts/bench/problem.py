@@ -45,6 +45,10 @@ class Problem:
                 results.append(torch.add(self.x, self.dy))
         return results
 
+    def copy(self):
+        """The same with tensors of its own."""
+        return Problem(self.case, self.x.device.type)
+
     def contestant(self, batch_norm):
         """A call without arguments that allocates what it returns. Every contestant has running
         statistics of its own: updating those of another one's kept graph would make that raise."""

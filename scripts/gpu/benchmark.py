@@ -12,7 +12,9 @@ def command(check):
     if check.quick:
         arguments += ["--peers", "aten", "--rounds", "5"]
     else:
-        arguments += ["--dtype", "float32", "bfloat16"]
+        # Compiling would take most of the time.
+        arguments += ["--peers", "aten", "native", "cudnn", "cudnn_persistent",
+                      "--dtype", "float32", "bfloat16"]
     return [sys.executable, str(check.root / "scripts" / "bench" / "bench.py"), *arguments]
 
 

@@ -4,6 +4,7 @@ import math
 import random as python_random
 
 import pytest
+import torch
 
 from bench_record import record, result, run
 
@@ -12,6 +13,7 @@ import cases
 import machine
 import measure
 import peers
+import plot
 import problem
 import report
 import store
@@ -64,7 +66,7 @@ def test_a_quick_run_is_announced_as_less_than_a_minute(capsys):
     bench.announce(options, runs=1)
     assert capsys.readouterr().err.endswith("runs: 1, about 1 min\n")
     full = bench.parse([])
-    assert full.peers == peers.NAMES
+    assert full.peers == peers.names_of("cpu") == ["aten", "inductor"]
     measured, compiling = bench.estimate(full, peers.PEERS)
     assert 60 < measured < 3600 and 60 < compiling < 3600
 
@@ -232,20 +234,90 @@ def test_a_run_leaves_a_file_without_host_or_path(tmp_path, capsys, monkeypatch)
     assert "4x3x2" in capsys.readouterr().out
 
 
-def test_a_gpu_is_timed_by_calls_and_in_graphs(monkeypatch):
+MODES = ["call", "graph", "cold call", "cold graph"]
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """The CPU, under the GPU's name."""
     monkeypatch.setattr(measure, "CudaClock", measure.CpuClock)
     monkeypatch.setattr(measure, "captured", lambda call, repeats: call)
+    monkeypatch.setattr(measure, "stream_of", lambda device: measure.contextlib.nullcontext())
     monkeypatch.setattr(bench, "Problem", lambda case, device: problem.Problem(case, "cpu"))
+    monkeypatch.setattr(bench.torch.cuda, "mem_get_info", lambda: (2**20, 2**20))
+    monkeypatch.setattr(machine, "cache_bytes", lambda device: 1000)
     options = bench.parse(["--seconds", "0.001", "--rounds", "1"])
     options.device = "cuda"
-    for operation, modes in (("train", ["call", "graph"]), ("backward", ["call"])):
+    return options
+
+
+def test_a_gpu_is_timed_by_calls_and_in_graphs(pretended_gpu):
+    for operation in cases.operations_of("cuda"):
         case = cases.Case((4, 3, 2), "channels_first", "float32", operation)
-        results, notes = bench.run_case(case, options, [peers.PEERS[0]])
-        assert [r["mode"] for r in results] == modes and not notes
-    several = record(run([result(), {**result(3.0), "mode": "graph"}]))
+        results, notes = bench.run_case(case, pretended_gpu, peers.PEERS[:2])
+        assert [r["mode"] for r in results] == MODES and not notes
+        assert all(set(r["ratios"]) == {"floor", "aten", "native"} for r in results)
+    several = record(run([{**result(), "mode": mode} for mode in MODES]))
     assert "mode" in report.cases_table(several)[0]
-    assert [row[3] for row in report.targets_table(several, report.EVERYTHING)[1]] == [
-        "call", "graph"]
+    assert [row[3] for row in report.targets_table(several, report.EVERYTHING)[1]] == MODES
+
+
+def test_who_cannot_be_captured_is_left_out_of_the_graphs(pretended_gpu, monkeypatch):
+    def fails(call, repeats):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    case = cases.Case((4, 3, 2), "channels_first", "float32", "train")
+    notes = []
+    monkeypatch.setattr(measure, "captured", fails)
+    assert bench.in_graphs(case, {"aten": None}, 20, notes) == {}
+    assert notes[0].startswith(f"{case.name}: without aten in graphs: RuntimeError: operation")
+    with pytest.raises(RuntimeError):
+        bench.in_graphs(case, {"torchbn": None}, 20, notes)
+
+
+def test_cold_calls_rotate_through_other_memory():
+    made = []
+    calls = [lambda n=n: made.append(n) or [n] for n in range(3)]
+    call = measure.rotated(calls)
+    results = [call() for _ in range(7)]
+    assert made == [0, 1, 2, 0, 1, 2, 0] and results[3] == [0] and results[3] is not results[0]
+    # The results of a round are alive together.
+    asked = problem.Problem(cases.Case((8, 3, 5), "channels_first", "float32", "train"), "cpu")
+    problems = [asked, asked.copy(), asked.copy()]
+    assert len({p.x.data_ptr() for p in problems}) == 3
+    assert torch.equal(problems[2].x, asked.x)
+    call = measure.rotated([p.contestant(peers.aten()) for p in problems])
+    assert len({call()[0].data_ptr() for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize("tensor, cache, room, copies", [
+    (10, 100, 10**6, 31), (1000, 100, 10**6, 2), (10, 100, 300, 10), (10, 100, 1, 2)])
+def test_copies_are_three_times_the_cache_where_there_is_room(tensor, cache, room, copies):
+    assert measure.copies_for(tensor, cache, room) == copies
+
+
+def test_the_gpus_peers_are_all_there():
+    assert peers.names_of("cuda") == ["aten", "native", "inductor", "inductor_max", "cudnn",
+                                      "cudnn_persistent"]
+    assert set(peers.TITLES) <= set(plot.COLOURS)
+    _, notes = peers.choose(["cudnn"], "cpu")
+    assert notes == ["without cudnn: it does not run on cpu"]
+    chosen = cases.select("cuda")
+    assert {c.dtype for c in chosen} == {"float32", "bfloat16", "float16"}
+    assert {c.operation for c in chosen} == {"train", "backward", "eval", "eval_backward"}
+    assert {(20, 6, 65536), (64, 1, 224, 224), (8, 3, 512, 512)} <= {c.shape for c in chosen}
+
+
+def test_clocks_are_what_nvidia_smi_says(monkeypatch):
+    def smi(command, **_):
+        assert command[:2] == ["nvidia-smi", "--id=0"]
+        assert command[2] == "--query-gpu=clocks.sm,clocks.mem,temperature.gpu"
+        return bench.subprocess.CompletedProcess(command, 0, stdout="1980 MHz, 3201 MHz, 40\n")
+
+    monkeypatch.setattr(machine.subprocess, "run", smi)
+    assert machine.clocks("cuda") == {"clocks.sm": "1980 MHz", "clocks.mem": "3201 MHz",
+                                      "temperature.gpu": "40"}
+    assert machine.clocks("cpu") == {}
 
 
 def test_notes_name_no_folder():
@@ -290,7 +362,7 @@ def test_every_combination_is_a_run_of_its_own(tmp_path, monkeypatch):
     (["--device", "tpu"], "invalid choice"),
     (["--device", "cuda", "--malloc", "warm"], "--"),
     (["--threads", "0"], "invalid positive value: '0'"),
-    (["--peers", "cudnn"], "invalid choice: 'cudnn'"),
+    (["--peers", "apex"], "invalid choice: 'apex'"),
     (["--shapes", "4x2", "--layout", "channels_last"], "no case is left")])
 def test_bad_options_are_explained(arguments, text, capsys):
     with pytest.raises(SystemExit):
