@@ -1,6 +1,6 @@
 // What the CUDA kernels compute, on the host: the per-thread functions run in loops over blocks and
-// threads, and the merges between threads are replaced by plain sums over what they merge. Shuffles,
-// barriers and the memory behind them are for simulation_test.cpp, with fewer shapes.
+// threads, and the merges between threads are replaced by plain sums over what they merge.
+// Shuffles, barriers and the memory behind them are for simulation_test.cpp, with fewer shapes.
 
 #include <array>
 #include <cmath>
