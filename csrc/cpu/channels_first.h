@@ -5,44 +5,11 @@
 #include <memory>
 
 #include "core/extent.h"
+#include "cpu/chunks.h"
 #include "cpu/parallel.h"
 #include "cpu/vec/primitives.h"
 
 namespace torchbn::cpu {
-
-// A channel's values in the layout (N, C, S), cut into chunks: several images where planes are
-// small, a piece of one image where they are large. Chunks follow from the extent alone; each is
-// summed over vec::Lanes, folded in a fixed order, and merged in the order of its number. So any
-// thread may sum any chunk and the bits stay.
-struct Chunks {
-  explicit Chunks(const Extent& e)
-      : extent(e),
-        images(std::clamp<int64_t>(kTarget / e.spatial, 1, e.batch)),
-        length(std::min(e.spatial, kTarget)),
-        pieces(div_up(e.spatial, length)),
-        count(div_up(e.batch, images) * pieces) {}
-
-  // Long enough to make folding cheap, short enough to share a channel out among threads.
-  static constexpr int64_t kTarget = 8192;
-
-  Extent extent;
-  int64_t images;  // per chunk, 1 when a plane has several pieces
-  int64_t length;  // of a run
-  int64_t pieces;  // per plane
-  int64_t count;   // of chunks in a channel
-
-  // The chunk's first element in channel 0, and its shape.
-  int64_t offset(int64_t chunk) const {
-    return chunk / pieces * images * stride() + chunk % pieces * length;
-  }
-  vec::Strip strip(int64_t chunk) const {
-    const int64_t image = chunk / pieces * images;
-    const int64_t begin = chunk % pieces * length;
-    return {std::min(images, extent.batch - image), std::min(length, extent.spatial - begin),
-            stride()};
-  }
-  int64_t stride() const { return extent.channels * extent.spatial; }
-};
 
 // Neighbouring channels that a thread treats together, image by image, so that each visit to an
 // image is a long run: scattered short ones starve on TLB misses and idle prefetchers (runs of 64
@@ -64,20 +31,6 @@ struct Group {
   int64_t begin;
   int64_t size;
 };
-
-template <typename Sums>
-Sums fold(const vec::Lanes& lanes) {
-  double first[vec::kLanes], second[vec::kLanes];
-  std::copy_n(lanes.first, vec::kLanes, first);
-  std::copy_n(lanes.second, vec::kLanes, second);
-  for (int half = vec::kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) {
-      first[i] += first[i + half];
-      second[i] += second[i + half];
-    }
-  }
-  return {first[0], second[0]};
-}
 
 // A channels-first operation has
 //   Sums                                 two sums per channel
