@@ -175,8 +175,7 @@ void map_short_planes(const Extent& e, const Operation& op, const AnyTeam& team)
 // there may be fewer planes than threads.
 template <typename Operation, typename AnyTeam = Team>
 void map_channels_first(const Extent& e, const Operation& op, const AnyTeam& team = {}) {
-  constexpr int64_t kShort = 128;
-  if (e.spatial <= kShort && e.batch > 1) return map_short_planes(e, op, team);
+  if (e.spatial <= vec::kLongestSpreadRun && e.batch > 1) return map_short_planes(e, op, team);
   const int64_t length = std::min(e.spatial, Chunks::kTarget);
   const int64_t pieces = div_up(e.spatial, length);
   const auto map = [&](int64_t plane, int64_t planes, int64_t first, int64_t last) {

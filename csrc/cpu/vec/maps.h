@@ -79,10 +79,6 @@ TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, int64_t rows, const St
 template <typename T>
 constexpr int64_t kBlockBytes = kBlock<T> * sizeof(T) < 64 ? kBlock<T> * sizeof(T) : 64;
 
-// How far ahead is prefetched, as in run_sums.h.
-template <typename T>
-constexpr int64_t kElementsAhead = 4096 / sizeof(T);
-
 // One row of at least kBlock columns, stored at aligned addresses but for its two ends, which are
 // stored twice: a store past the caches has to be, an ordinary one that crosses lines costs two.
 // What will be read next lies within `reach` elements.
@@ -96,9 +92,8 @@ TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length,
     map_block<T, false, kBlock<T>>(stream, 1, 0, map, 0);
     i = (kBlockBytes<T> - misaligned) / static_cast<int64_t>(sizeof(T));
   }
-  constexpr int64_t kLine = 64 / sizeof(T);
   for (; i + kBlock<T> <= length && i + kElementsAhead<T> < reach; i += kBlock<T>) {
-    for (int64_t j = 0; j < kBlock<T>; j += kLine)
+    for (int64_t j = 0; j < kBlock<T>; j += kLine<T>)
       (stream + (i + j + kElementsAhead<T>)).prefetch();
     map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, i);
   }
@@ -116,9 +111,8 @@ constexpr int64_t kLeastAligned = 8 * kLanes;
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
   if (strip.length < kBlock<T>) return false;  // a cache line of doubles is shorter than a block
-  constexpr int64_t kLine = 64 / sizeof(T);
-  const bool lines = reinterpret_cast<uintptr_t>(to) % 64 == 0 && strip.length % kLine == 0 &&
-                     (strip.rows == 1 || strip.stride % kLine == 0);
+  const bool lines = reinterpret_cast<uintptr_t>(to) % 64 == 0 && strip.length % kLine<T> == 0 &&
+                     (strip.rows == 1 || strip.stride % kLine<T> == 0);
   return lines || strip.length * static_cast<int64_t>(sizeof(T)) >= kLeastStreamedBytes;
 }
 
@@ -174,12 +168,11 @@ TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip,
 
 // Runs that are short and lie one after the other are mapped as columns, over which their maps are
 // spread: so a run's end, which takes as long as a whole block, is not paid in every row.
-constexpr int64_t kLongestSpread = 128;
 constexpr int64_t kLeastSpreadRows = 8;
 constexpr int64_t kSpreadColumns = 512;
 
 TORCHBN_ALWAYS_INLINE bool spreads(const Strip& strip) {
-  return strip.rows >= kLeastSpreadRows && strip.length <= kLongestSpread &&
+  return strip.rows >= kLeastSpreadRows && strip.length <= kLongestSpreadRun &&
          strip.spacing == strip.length;
 }
 

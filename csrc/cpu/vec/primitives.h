@@ -23,8 +23,11 @@ struct Strip {
   int64_t spacing = 0;
 };
 
-// Two sums of one channel, spread over lanes: element i of a run goes to lane i % kLanes, except
-// that a partial block at the end of a run goes to its last lanes.
+// Runs of no more elements than this, one after the other, are mapped fastest many rows at a time.
+inline constexpr int64_t kLongestSpreadRun = 128;
+
+// Two sums of one channel, spread over lanes. Which lane an element goes to follows from the shape
+// of the strip.
 struct alignas(64) Lanes {
   double first[kLanes];
   double second[kLanes];

@@ -6,17 +6,11 @@
 namespace torchbn::cpu::vec {
 namespace {
 
-// How far ahead is prefetched. Left to itself the hardware keeps up with these loops only as long
-// as the data lie in the last-level cache: beyond it this doubles the speed of a core.
-template <typename T>
-constexpr int64_t kBlocksAhead = 4096 / (kLanes * sizeof(T));
-
 // Contiguous blocks; what lies `ahead` elements further on is prefetched.
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_blocks(const Source& source, int64_t count, int64_t ahead,
                                       const SharedPivot& pivot, Accumulator& sums) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < count * kLanes; i += kLine) (source + (ahead + i)).prefetch();
+  for (int64_t i = 0; i < count * kLanes; i += kLine<T>) (source + (ahead + i)).prefetch();
   const Blocks blocks{count, kLanes};
   if constexpr (kSumsInFloat<T>) {
     if (count >= kLeastFloatBlocks) {
@@ -36,11 +30,12 @@ TORCHBN_ALWAYS_INLINE void add_run(const Source& run, int64_t length, int64_t ne
                                    const SharedPivot& pivot, Accumulator& sums) {
   const int64_t blocks = length / kLanes;
   const int64_t tail = length % kLanes;
-  const int64_t unhurried = blocks > kBlocksAhead<T> ? blocks - kBlocksAhead<T> : 0;
+  constexpr int64_t kBlocksAhead = kElementsAhead<T> / kLanes;
+  const int64_t unhurried = blocks > kBlocksAhead ? blocks - kBlocksAhead : 0;
   for (int64_t block = 0; block < blocks; block += kMostFloatBlocks) {
     const int64_t count = blocks - block < kMostFloatBlocks ? blocks - block : kMostFloatBlocks;
     const int64_t ahead =
-        block + count > unhurried ? next_run - unhurried * kLanes : kBlocksAhead<T> * kLanes;
+        block + count > unhurried ? next_run - unhurried * kLanes : kElementsAhead<T>;
     add_blocks<T>(run + block * kLanes, count, ahead, pivot, sums);
   }
   if (tail == 0) return;

@@ -37,6 +37,15 @@ constexpr int kWidth = kRegisterBytes / sizeof(E);
 template <typename E>
 using Register = Vector<E, kWidth<E>>;
 
+// Elements of a cache line.
+template <typename T>
+constexpr int64_t kLine = 64 / sizeof(T);
+
+// How far ahead in a stream is prefetched. Left to itself the hardware keeps up with these loops
+// only as long as the data lie in the last-level cache: beyond it this doubles the speed of a core.
+template <typename T>
+constexpr int64_t kElementsAhead = 4096 / sizeof(T);
+
 template <typename V>
 TORCHBN_ALWAYS_INLINE V load_bits(const void* from) {
   V value;
