@@ -49,7 +49,7 @@ struct Call {
         save_mean(e.channels),
         save_invstd(e.channels) {}
 
-  void train() {
+  TrainProblem train_problem() {
     TrainProblem p;
     p.extent = extent;
     p.dtype = dtype;
@@ -61,15 +61,25 @@ struct Call {
     p.eps = eps;
     p.save_mean = save_mean.data();
     p.save_invstd = save_invstd.data();
-    cpu::train(p);
+    return p;
   }
 
-  void inference() {
-    cpu::inference({extent, dtype, x.data(), y.data(), w.view(), b.view(), running_mean.view(),
-                    running_var.view(), eps, save_mean.data(), save_invstd.data()});
+  InferenceProblem inference_problem() {
+    return {extent,
+            dtype,
+            x.data(),
+            y.data(),
+            w.view(),
+            b.view(),
+            running_mean.view(),
+            running_var.view(),
+            eps,
+            save_mean.data(),
+            save_invstd.data()};
   }
 
-  void backward(bool training, bool input = true, bool weight = true, bool bias = true) {
+  BackwardProblem backward_problem(bool training, bool input = true, bool weight = true,
+                                   bool bias = true) {
     BackwardProblem p;
     p.extent = extent;
     p.dtype = dtype;
@@ -82,7 +92,13 @@ struct Call {
     if (input) p.grad_input = dx.data();
     if (weight) p.grad_weight = dw.vector();
     if (bias) p.grad_bias = db.vector();
-    cpu::backward(p);
+    return p;
+  }
+
+  void train() { cpu::train(train_problem()); }
+  void inference() { cpu::inference(inference_problem()); }
+  void backward(bool training, bool input = true, bool weight = true, bool bias = true) {
+    cpu::backward(backward_problem(training, input, weight, bias));
   }
 
   // Twice the rounding to dtype (sums that cancel to near zero keep the error of their terms).

@@ -37,40 +37,10 @@ struct SimulatedCall : Call {
     ASSERT_TRUE(std::all_of(memory.end() - kGuard, memory.end(), untouched));
   }
 
-  void train() {
-    run(cuda::train,
-        TrainProblem{extent,
-                     dtype,
-                     x.data(),
-                     y.data(),
-                     w.view(),
-                     b.view(),
-                     {running_mean.vector(), running_var.vector(), &counter, 0.1, true},
-                     eps,
-                     save_mean.data(),
-                     save_invstd.data()});
-  }
-
-  void inference() {
-    run(cuda::inference,
-        InferenceProblem{extent, dtype, x.data(), y.data(), w.view(), b.view(), running_mean.view(),
-                         running_var.view(), eps, save_mean.data(), save_invstd.data()});
-  }
-
+  void train() { run(cuda::train, train_problem()); }
+  void inference() { run(cuda::inference, inference_problem()); }
   void backward(bool training, bool input = true, bool weight = true, bool bias = true) {
-    BackwardProblem p;
-    p.extent = extent;
-    p.dtype = dtype;
-    p.training = training;
-    p.grad_output = dy.data();
-    if (training || weight) p.input = x.data();
-    p.weight = w.view();
-    p.mean = save_mean.data();
-    p.invstd = save_invstd.data();
-    if (input) p.grad_input = dx.data();
-    if (weight) p.grad_weight = dw.vector();
-    if (bias) p.grad_bias = db.vector();
-    run(cuda::backward, p);
+    run(cuda::backward, backward_problem(training, input, weight, bias));
   }
 
   bool same_bits(const SimulatedCall& other) const {
