@@ -12,6 +12,11 @@ namespace {
 
 const Table& table_of(Level level) {
 #if defined(__x86_64__)
+  if (level == Level::kAvx512Bf16) {
+    static const Table table{kAvx512Table.float32, kAvx512Table.float64, kAvx512Bf16,
+                             kAvx512Table.float16};
+    return table;
+  }
   if (level == Level::kAvx512) return kAvx512Table;
   if (level == Level::kAvx2) return kAvx2Table;
 #endif
@@ -24,7 +29,7 @@ Level allowed_level() {
   const std::string_view capability = name == nullptr ? "" : name;
   if (capability == "default") return Level::kBaseline;
   if (capability == "avx2") return Level::kAvx2;
-  return Level::kAvx512;
+  return Level::kAvx512Bf16;
 }
 
 std::atomic<const Table*>& current() {
@@ -42,7 +47,8 @@ Level highest_level() {
   if (!avx2) return Level::kBaseline;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return avx512 ? Level::kAvx512 : Level::kAvx2;
+  if (!avx512) return Level::kAvx2;
+  return __builtin_cpu_supports("avx512bf16") ? Level::kAvx512Bf16 : Level::kAvx512;
 #else
   return Level::kBaseline;
 #endif

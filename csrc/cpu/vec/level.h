@@ -4,7 +4,7 @@
 
 namespace torchbn::cpu::vec {
 
-enum class Level { kBaseline, kAvx2, kAvx512 };
+enum class Level { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
 
 // The best level this machine runs, whatever the environment says.
 Level highest_level();

@@ -238,7 +238,8 @@ TORCHBN_ALWAYS_INLINE void store(double* to, const Register<double> (&values)[1]
   put<kStream>(to, values[0]);
 }
 
-// To nearest, ties to even, by integer arithmetic: the hardware's conversion flushes subnormals.
+// To nearest, ties to even, by integer arithmetic: the hardware's conversion, where there is one,
+// flushes subnormals.
 // The upper half of each lane is the result. NaN is cut instead, because rounding might carry it
 // into the sign; it stays NaN, since arithmetic leaves only quiet ones.
 TORCHBN_ALWAYS_INLINE Register<uint32_t> round_upper_half(Register<float> value) {
@@ -266,6 +267,19 @@ TORCHBN_ALWAYS_INLINE auto upper_halves(Register<uint32_t> first, Register<uint3
 
 template <bool kStream, int kCount>
 TORCHBN_ALWAYS_INLINE void store(BFloat16* to, const Register<float> (&values)[kCount]) {
+#if defined(__AVX512BF16__)
+  constexpr int kSubnormal = 0x20;
+  const __m512 lower = bit_cast<__m512>(values[0]);
+  const __m512 upper = bit_cast<__m512>(values[kCount - 1]);
+  const auto subnormal = static_cast<__mmask16>(_mm512_fpclass_ps_mask(lower, kSubnormal) |
+                                                _mm512_fpclass_ps_mask(upper, kSubnormal));
+  if (__builtin_expect(subnormal == 0, 1)) {
+    if constexpr (kCount == 2)
+      return put<kStream>(to, bit_cast<__m512i>(_mm512_cvtne2ps_pbh(upper, lower)));
+    else
+      return put<kStream>(to, bit_cast<__m256i>(_mm512_cvtneps_pbh(lower)));
+  }
+#endif
   constexpr std::make_integer_sequence<int, kCount * kWidth<float>> kEach;
   put<kStream>(
       to, upper_halves(round_upper_half(values[0]), round_upper_half(values[kCount - 1]), kEach));

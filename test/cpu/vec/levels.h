@@ -10,13 +10,13 @@ namespace torchbn::test {
 inline std::vector<cpu::vec::Level> levels() {
   using cpu::vec::Level;
   std::vector<Level> all;
-  for (Level level : {Level::kBaseline, Level::kAvx2, Level::kAvx512})
+  for (Level level : {Level::kBaseline, Level::kAvx2, Level::kAvx512, Level::kAvx512Bf16})
     if (level <= cpu::vec::highest_level()) all.push_back(level);
   return all;
 }
 
 inline const char* name_of(cpu::vec::Level level) {
-  static const char* const names[] = {"baseline", "AVX2", "AVX-512"};
+  static const char* const names[] = {"baseline", "AVX2", "AVX-512", "AVX-512 BF16"};
   return names[static_cast<int>(level)];
 }
 
