@@ -166,38 +166,6 @@ TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip,
   }
 }
 
-// Runs that are short and lie one after the other are mapped as columns, over which their maps are
-// spread: so a run's end, which takes as long as a whole block, is not paid in every row.
-constexpr int64_t kLeastSpreadRows = 8;
-constexpr int64_t kSpreadColumns = 512;
-
-TORCHBN_ALWAYS_INLINE bool spreads(const Strip& strip) {
-  return strip.rows >= kLeastSpreadRows && strip.length <= kLongestSpreadRun &&
-         strip.spacing == strip.length;
-}
-
-template <typename T, typename Stream, template <typename> typename Map>
-TORCHBN_ALWAYS_INLINE void map_spread_runs(const Stream& stream, const Strip& strip,
-                                           const Map<Compute<T>>* maps, bool past_cache) {
-  using V = Compute<T>;
-  alignas(64) V values[sizeof(Map<V>) / sizeof(V)][kSpreadColumns];
-  const int64_t together = kSpreadColumns / strip.length;
-  for (int64_t run = 0; run < strip.runs; run += together) {
-    const int64_t runs = strip.runs - run < together ? strip.runs - run : together;
-    for (int64_t i = 0; i < runs; ++i) {
-      int k = 0;
-      maps[run + i].each([&](V value) {
-        for (int64_t j = 0; j < strip.length; ++j) values[k][i * strip.length + j] = value;
-        return ++k;
-      });
-    }
-    int k = 0;
-    const Map<const V*> columns = maps[run].each([&](V) -> const V* { return values[k++]; });
-    map_strip<T>(stream + run * strip.length, {strip.rows, runs * strip.length, strip.stride},
-                 columns, past_cache, false);
-  }
-}
-
 // The runs of a row, each with its own map. These are copied: for all the compiler knows, what is
 // stored might change them.
 template <typename T, typename Stream, typename Map>
@@ -208,7 +176,6 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
     map_strip<T>(stream, strip, map, past_cache, false);
     return;
   }
-  if (spreads(strip)) return map_spread_runs<T>(stream, strip, maps, past_cache);
   const Strip run{1, strip.length, strip.stride};
   const bool consecutive = strip.rows == 1 && strip.spacing == strip.length;
   for (int64_t row = 0; row < strip.rows; ++row) {
