@@ -74,10 +74,13 @@ const std::vector<Primitive<T>>& primitives() {
   using O = Operands<T>&;
   static const std::vector<Primitive<T>> all{
       {"add_moments", false, 1,
-       [](P p, O o) { p.add_moments(o.x.data(), o.strip, o.pivots.data(), &o.lanes); }},
+       [](P p, O o) {
+         p.add_moments(o.x.data(), o.strip, o.pivots.data(), &o.lanes, o.past_cache());
+       }},
       {"add_gradient", false, 2,
        [](P p, O o) {
-         p.add_gradient(o.dy.data(), o.x.data(), o.strip, o.pivots.data(), &o.lanes);
+         p.add_gradient(o.dy.data(), o.x.data(), o.strip, o.pivots.data(), &o.lanes,
+                        o.past_cache());
        }},
       {"affine", false, 2,
        [](P p, O o) { p.affine(o.x.data(), o.y.data(), o.strip, &o.affine, o.past_cache()); }},
@@ -87,13 +90,13 @@ const std::vector<Primitive<T>>& primitives() {
        }},
       {"add_column_moments", true, 1,
        [](P p, O o) {
-         p.add_column_moments(o.x.data(), o.strip, o.pivots.data(), o.first.data(),
-                              o.second.data());
+         p.add_column_moments(o.x.data(), o.strip, o.pivots.data(), o.first.data(), o.second.data(),
+                              o.past_cache());
        }},
       {"add_column_gradient", true, 2,
        [](P p, O o) {
          p.add_column_gradient(o.dy.data(), o.x.data(), o.strip, o.pivots.data(), o.first.data(),
-                               o.second.data());
+                               o.second.data(), o.past_cache());
        }},
       {"column_affine", true, 2,
        [](P p, O o) {
@@ -141,8 +144,8 @@ void add(Level level, const std::string& prefix) {
 }
 
 void add_all() {
-  static constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
-  for (Level level : {Level::kBaseline, Level::kAvx2, Level::kAvx512}) {
+  static constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
+  for (Level level : {Level::kBaseline, Level::kAvx2, Level::kAvx512, Level::kAvx512Bf16}) {
     if (level > highest_level()) continue;
     const std::string name = kNames[static_cast<int>(level)];
     add<float>(level, name + "/fp32/");

@@ -65,7 +65,7 @@ class ChannelsFirst {
   void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes* sums) const {
     // Without input only sum(dy) is wanted; any values do for the other one.
     const T* x = reads_input(problem_) ? x_ : dy_;
-    vec_.add_gradient(dy_ + offset, x + offset, strip, &problem_.mean[channel], sums);
+    vec_.add_gradient(dy_ + offset, x + offset, strip, &problem_.mean[channel], sums, past_cache_);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -114,7 +114,8 @@ class ChannelsLast {
   void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
            double* second) const {
     const T* x = reads_input(problem_) ? x_ : dy_;  // as for channels first
-    vec_.add_column_gradient(dy_ + offset, x + offset, strip, means_.get() + column, first, second);
+    vec_.add_column_gradient(dy_ + offset, x + offset, strip, means_.get() + column, first, second,
+                             past_cache_);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);

@@ -55,7 +55,7 @@ class ChannelsFirst {
 
   void begin(int64_t channel) { pivots_[channel] = pivot_from(first_.load(channel)); }
   void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes* sums) const {
-    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums);
+    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums, past_cache_);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
     maps_[channel] = finisher_.finish<Value>(channel, sums, pivots_[channel]);
@@ -98,7 +98,7 @@ class ChannelsLast {
 
   void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
            double* second) const {
-    vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second);
+    vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, past_cache_);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
     const auto map = finisher_.finish<Value>(channel, sums, pivots_[channel]);

@@ -24,7 +24,7 @@ struct alignas(64) FloatColumns {
 };
 
 // Adds `rows` rows of `width` columns, a multiple of kLanes that is at most kSumColumns. What lies
-// `ahead` elements further on is prefetched.
+// `ahead` elements further on is prefetched, if that is not 0.
 template <typename Source>
 TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, int64_t stride,
                                           int64_t width, int64_t ahead, FloatColumns& sums) {
@@ -36,11 +36,12 @@ TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, in
       part.load(sums.center + i, sums.first + i, sums.second + i);
       if (count == kSumRows) {
         unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
-          (block + (k * stride + i + ahead)).prefetch();
-          (block + (k * stride + i)).add(part);
+          if (ahead != 0) (block + (k * stride + i + ahead)).prefetch();
+          (block + (k * stride + i)).template add<false>(part, nullptr);
         });
       } else {
-        for (int64_t k = 0; k < count; ++k) (block + (k * stride + i)).add(part);
+        for (int64_t k = 0; k < count; ++k)
+          (block + (k * stride + i)).template add<false>(part, nullptr);
       }
       part.store(sums.first + i, sums.second + i);
     }
@@ -60,7 +61,7 @@ TORCHBN_ALWAYS_INLINE void add_double_rows(const Source& source, int64_t rows, i
       sums.load(first + i, second + i);
       if (count == kSumRows) {
         unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
-          (block + (k * stride + i + ahead)).prefetch();
+          if (ahead != 0) (block + (k * stride + i + ahead)).prefetch();
           (block + (k * stride + i)).template add<false>(sums, pivot, nullptr);
         });
       } else {
@@ -92,10 +93,11 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
                                        double* first, double* second, const int64_t* mask) {
   if constexpr (kSumsInFloat<T>) {
     if (rows >= kLeastFloatBlocks) {
+      const Bundle bundle{rows, 1, 0, stride};
       FloatColumns columns;
       for (int64_t i = 0; i < width; i += kLanes) {
         FloatAccumulator part = {};
-        (source + i).set_centers(part, LanePivots(pivots + i), rows, stride);
+        set_centers(source + i, bundle, LanePivots(pivots + i), part);
         part.store(columns.first + i, columns.second + i);
         part.store_centers(columns.center + i);
       }
@@ -103,8 +105,7 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
       for (int64_t i = 0; i < width; i += kLanes) {
         FloatAccumulator part;
         part.load(columns.center + i, columns.first + i, columns.second + i);
-        Accumulator added =
-            to_double(part, source + i, Blocks{rows, stride}, LanePivots(pivots + i));
+        Accumulator added = to_double(part, source + i, bundle, LanePivots(pivots + i));
         if (mask != nullptr) added.keep_lanes(mask);
         Accumulator sums;
         sums.load(first + i, second + i);

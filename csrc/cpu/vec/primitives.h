@@ -23,9 +23,6 @@ struct Strip {
   int64_t spacing = 0;
 };
 
-// Runs of no more elements than this, one after the other, are mapped fastest many rows at a time.
-inline constexpr int64_t kLongestSpreadRun = 128;
-
 // Two sums of one channel, spread over lanes. Which lane an element goes to follows from the shape
 // of the strip.
 struct alignas(64) Lanes {
@@ -34,18 +31,20 @@ struct alignas(64) Lanes {
 };
 
 // The outputs must not overlap the inputs: the end of a run is written twice.
-// `past_cache` asks for stores that spare the caches: for results that no cache would keep. The
-// caller orders them (store_fence).
+// `past_cache` says that no cache would hold the operands: then they are prefetched, for which the
+// processor has no time to spare within the caches (it takes up to half of a sum's there), and
+// results are stored past the caches. The caller orders such stores (store_fence).
 template <typename T>
 struct Primitives {
   using Value = Compute<T>;
 
   // A strip of strip.runs channels: one pivot, Lanes and map for each.
   // sum(x - pivot), sum((x - pivot)^2)
-  void (*add_moments)(const T* x, const Strip& strip, const double* pivots, Lanes* sums);
+  void (*add_moments)(const T* x, const Strip& strip, const double* pivots, Lanes* sums,
+                      bool past_cache);
   // sum(dy), sum(dy * (x - mean))
   void (*add_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
-                       Lanes* sums);
+                       Lanes* sums, bool past_cache);
   void (*affine)(const T* x, T* y, const Strip& strip, const Affine<Value>* maps, bool past_cache);
   void (*gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
                    const GradientCoefficients<Value>* maps, bool past_cache);
@@ -53,9 +52,9 @@ struct Primitives {
   // A strip of strip.length channels, of one run: one pivot, sum and coefficient per column. The
   // arrays have room for at least kLanes columns.
   void (*add_column_moments)(const T* x, const Strip& strip, const double* pivots, double* first,
-                             double* second);
+                             double* second, bool past_cache);
   void (*add_column_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
-                              double* first, double* second);
+                              double* first, double* second, bool past_cache);
   void (*column_affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& map,
                         bool past_cache);
   void (*column_gradient)(const T* dy, const T* x, T* dx, const Strip& strip,

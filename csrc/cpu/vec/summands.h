@@ -23,10 +23,25 @@ TORCHBN_ALWAYS_INLINE Register<double> keep(Register<double> value, const int64_
   return bit_cast<Register<double>>(bit_cast<Bits>(value) & load_bits<Bits>(mask));
 }
 
+// The same for floats.
+alignas(64) constexpr int32_t kFloatMask[3 * kLanes] = {
+    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,   //
+    -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
+    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
+
+TORCHBN_ALWAYS_INLINE Register<float> keep(Register<float> value, const int32_t* mask) {
+  using Bits = Register<int32_t>;
+  return bit_cast<Register<float>>(bit_cast<Bits>(value) & load_bits<Bits>(mask));
+}
+
 // The two sums of kLanes lanes in registers, as add_moments and add_gradient define them.
 struct Accumulator {
+  static constexpr const int64_t* kMask = vec::kMask;
+
   Register<double> first[kDoubleRegisters];
   Register<double> second[kDoubleRegisters];
+
+  TORCHBN_ALWAYS_INLINE Accumulator fresh() const { return {}; }
 
   TORCHBN_ALWAYS_INLINE void load(const double* from_first, const double* from_second) {
     unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
@@ -60,6 +75,8 @@ struct Accumulator {
 
 // The same in float, about a centre for each lane.
 struct FloatAccumulator {
+  static constexpr const int32_t* kMask = kFloatMask;
+
   Register<float> center[kFloatRegisters];
   Register<float> first[kFloatRegisters];
   Register<float> second[kFloatRegisters];
@@ -70,6 +87,20 @@ struct FloatAccumulator {
       center[i] = load_bits<Register<float>>(from_center + i * kFloats);
       first[i] = load_bits<Register<float>>(from_first + i * kFloats);
       second[i] = load_bits<Register<float>>(from_second + i * kFloats);
+    });
+  }
+
+  TORCHBN_ALWAYS_INLINE FloatAccumulator fresh() const {
+    FloatAccumulator result = {};
+    unroll<kFloatRegisters>([&](auto i)
+                                __attribute__((always_inline)) { result.center[i] = center[i]; });
+    return result;
+  }
+
+  TORCHBN_ALWAYS_INLINE void operator+=(const FloatAccumulator& other) {
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      first[i] += other.first[i];
+      second[i] += other.second[i];
     });
   }
 
@@ -155,26 +186,24 @@ struct Moments {
   }
 
   // Lanes of floats about centres: sum(x - c), sum((x - c)^2).
-  TORCHBN_ALWAYS_INLINE void add(FloatAccumulator& sums) const {
+  template <bool kMasked>
+  TORCHBN_ALWAYS_INLINE void add(FloatAccumulator& sums, const int32_t* mask) const {
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-      const Register<float> e = subtract(load<kFloats>(x + i * kFloats), sums.center[i]);
+      Register<float> e = subtract(load<kFloats>(x + i * kFloats), sums.center[i]);
+      if constexpr (kMasked) e = keep(e, mask + i * kFloats);
       sums.first[i] += e;
       sums.second[i] += e * e;
     });
   }
 
-  // The mean of every eighth block: no value, however far off, is more than an eighth of what its
-  // lane's centre is made of, so that the squares exceed those about the mean by a factor of eight
-  // at most. A power of two of them: the mean of equal values is exact.
+  // The mean of some blocks that lie `stride` elements apart. A power of two of them: the mean of
+  // equal values is exact.
   template <typename Pivot>
-  TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot&, int64_t blocks,
+  TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot&, int64_t samples,
                                          int64_t stride) const {
-    int64_t samples = 1;
-    while (samples * 2 * kSampled <= blocks) samples *= 2;
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
       Register<float> total = load<kFloats>(x + i * kFloats);
-      for (int64_t k = 1; k < samples; ++k)
-        total += load<kFloats>(x + k * kSampled * stride + i * kFloats);
+      for (int64_t k = 1; k < samples; ++k) total += load<kFloats>(x + k * stride + i * kFloats);
       sums.center[i] = total * broadcast(1.0f / static_cast<float>(samples));
     });
   }
@@ -188,13 +217,12 @@ struct Moments {
   // Moves sums of n values about c to the pivot, with d = c - pivot.
   static TORCHBN_ALWAYS_INLINE Register<double> moved(Register<double> first,
                                                       Register<double> second, Register<double> d,
-                                                      double n, Register<double>& moved_second) {
+                                                      Register<double> n,
+                                                      Register<double>& moved_second) {
     const Register<double> moved_first = first + d * n;
     moved_second = second + d * (first + moved_first);
     return moved_first;
   }
-
-  static constexpr int64_t kSampled = 8;
 };
 
 template <typename T>
@@ -229,11 +257,17 @@ struct Gradients {
   }
 
   // Lanes of floats: sum(dy), sum(dy * (x - c)).
-  TORCHBN_ALWAYS_INLINE void add(FloatAccumulator& sums) const {
+  template <bool kMasked>
+  TORCHBN_ALWAYS_INLINE void add(FloatAccumulator& sums, const int32_t* mask) const {
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-      const Register<float> grad = load<kFloats>(dy + i * kFloats);
+      Register<float> grad = load<kFloats>(dy + i * kFloats);
+      Register<float> e = subtract(load<kFloats>(x + i * kFloats), sums.center[i]);
+      if constexpr (kMasked) {
+        grad = keep(grad, mask + i * kFloats);
+        e = keep(e, mask + i * kFloats);
+      }
       sums.first[i] += grad;
-      sums.second[i] += grad * subtract(load<kFloats>(x + i * kFloats), sums.center[i]);
+      sums.second[i] += grad * e;
     });
   }
 
@@ -259,36 +293,85 @@ struct Gradients {
 
   static TORCHBN_ALWAYS_INLINE Register<double> moved(Register<double> first,
                                                       Register<double> second, Register<double> d,
-                                                      double, Register<double>& moved_second) {
+                                                      Register<double>,
+                                                      Register<double>& moved_second) {
     moved_second = second + d * first;
     return first;
   }
 };
 
-// `count` blocks of kLanes values, `stride` elements apart.
-struct Blocks {
-  int64_t count;
+// What is summed in float before it is moved to double: `rows` rows, `stride` elements apart, of
+// `blocks` whole blocks and, where `tail` is not zero, a last one of which that many lanes are left
+// that the blocks before it have not.
+struct Bundle {
+  int64_t rows;
+  int64_t blocks;
+  int64_t tail;
   int64_t stride;
+
+  int64_t length() const { return blocks * kLanes + tail; }
+  int64_t count() const { return rows * (blocks + (tail > 0)); }
 };
 
-template <typename Source, typename Pivot>
-TORCHBN_ALWAYS_INLINE void add_in_double(const Source& source, const Blocks& blocks,
-                                         const Pivot& pivot, Accumulator& sums) {
-  for (int64_t i = 0; i < blocks.count; ++i)
-    (source + i * blocks.stride).template add<false>(sums, pivot, nullptr);
+// Sums of so many blocks go on in registers of their own: rounding errors stay those of few
+// additions, and additions that do not wait for each other fill the units of the processor.
+constexpr int kChained = 8;
+
+template <typename Sums, typename Source, typename... Arguments>
+TORCHBN_ALWAYS_INLINE void add_row(const Source& row, const Bundle& bundle, Sums& sums,
+                                   const Arguments&... arguments) {
+  const auto mask = Sums::kMask + bundle.tail;
+  const auto add = [&](int64_t block, Sums & part) __attribute__((always_inline)) {
+    (row + block * kLanes).template add<false>(part, arguments..., mask);
+  };
+  int64_t block = 0;
+  for (; block + kChained <= bundle.blocks; block += kChained) {
+    Sums part = sums.fresh();
+    unroll<kChained>([&](auto i) __attribute__((always_inline)) { add(block + i, part); });
+    sums += part;
+  }
+  if (block == bundle.blocks && bundle.tail == 0) return;
+  Sums part = sums.fresh();
+  for (; block < bundle.blocks; ++block) add(block, part);
+  if (bundle.tail > 0)
+    (row + (bundle.length() - kLanes)).template add<true>(part, arguments..., mask);
+  sums += part;
 }
 
-// The float sums of `blocks` as double ones about the pivots. A lane where float's range did not
+template <typename Sums, typename Source, typename... Arguments>
+TORCHBN_ALWAYS_INLINE void add_rows(const Source& source, const Bundle& bundle, Sums& sums,
+                                    const Arguments&... arguments) {
+  for (int64_t row = 0; row < bundle.rows; ++row)
+    add_row(source + row * bundle.stride, bundle, sums, arguments...);
+}
+
+// Of every eight values of a lane at least one is in its centre: so no value, however far off, is
+// more than an eighth of what the centre is made of, and the squares exceed those about the mean by
+// a factor of eight at most.
+template <typename Source, typename Pivot>
+TORCHBN_ALWAYS_INLINE void set_centers(const Source& source, const Bundle& bundle,
+                                       const Pivot& pivot, FloatAccumulator& sums) {
+  constexpr int64_t kSampled = 8;
+  const int64_t candidates = bundle.rows > 1 ? bundle.rows : bundle.blocks;
+  int64_t samples = 1;
+  while (samples * 2 * kSampled <= bundle.count() && samples * 2 <= candidates) samples *= 2;
+  source.set_centers(sums, pivot, samples,
+                     candidates / samples * (bundle.rows > 1 ? bundle.stride : kLanes));
+}
+
+// The float sums of a bundle as double ones about the pivots. A lane where float's range did not
 // suffice is summed again: each lane for itself, so that its bits do not depend on its neighbours.
 template <typename Source, typename Pivot>
 TORCHBN_ALWAYS_INLINE Accumulator to_double(const FloatAccumulator& part, const Source& source,
-                                            const Blocks& blocks, const Pivot& pivot) {
+                                            const Bundle& bundle, const Pivot& pivot) {
   Accumulator sums;
-  const double n = static_cast<double>(blocks.count);
+  const Register<double> whole = broadcast(static_cast<double>(bundle.rows * bundle.blocks));
+  const Register<double> rows = broadcast(static_cast<double>(bundle.rows));
   unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
     constexpr int kRegister = i / 2;
     constexpr int kHalf = i % 2;
     const Register<double> d = half_to_double<kHalf>(part.center[kRegister]) - pivot[i];
+    const Register<double> n = whole + keep(rows, kMask + bundle.tail + i * kDoubles);
     sums.first[i] =
         Source::moved(half_to_double<kHalf>(part.first[kRegister]),
                       half_to_double<kHalf>(part.second[kRegister]), d, n, sums.second[i]);
@@ -302,7 +385,7 @@ TORCHBN_ALWAYS_INLINE Accumulator to_double(const FloatAccumulator& part, const 
   });
   if (__builtin_expect(any(outside_any), 0)) {
     Accumulator again = {};
-    add_in_double(source, blocks, pivot, again);
+    add_rows(source, bundle, again, pivot);
     for (int lane = 0; lane < kLanes; ++lane) {
       if (!outside[lane / kFloats][lane % kFloats]) continue;
       sums.first[lane / kDoubles][lane % kDoubles] = again.first[lane / kDoubles][lane % kDoubles];

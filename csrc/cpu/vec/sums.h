@@ -9,13 +9,16 @@ namespace {
 
 // Runs too short for sums of their own: their elements are columns, each summed over the rows. What
 // a run costs beside its elements, its end above all, is then paid once for all rows; what a column
-// costs beside its elements is shared by few rows where there are few.
-constexpr int64_t kLongestShortRun = 256;
+// costs beside its elements is shared by few rows where there are few. Of half types bundles of
+// several rows (run_sums.h) are the faster ones early.
+template <typename T>
+constexpr int64_t kLongestShortRun = kSumsInFloat<T> ? 4 * kLanes : 256;
 constexpr int64_t kLeastRows = kLeastFloatBlocks;
 constexpr int64_t kElementsPerRow = 8;
 
+template <typename T>
 TORCHBN_ALWAYS_INLINE bool has_short_runs(const Strip& strip) {
-  return strip.rows >= kLeastRows && strip.length <= kLongestShortRun &&
+  return strip.rows >= kLeastRows && strip.length <= kLongestShortRun<T> &&
          strip.length <= kElementsPerRow * strip.rows;
 }
 
@@ -31,7 +34,7 @@ TORCHBN_ALWAYS_INLINE void add_to_lanes(const double* first, const double* secon
 
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& strip,
-                                          const double* pivots, Lanes* lanes) {
+                                          const double* pivots, Lanes* lanes, bool past_cache) {
   alignas(64) double columns[3][kSumColumns + kLanes];
   const int64_t together = strip.spacing == strip.length ? kSumColumns / strip.length : 1;
   for (int64_t run = 0; run < strip.runs; run += together) {
@@ -41,8 +44,8 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
       for (int64_t j = 0; j < strip.length; ++j) columns[0][i * strip.length + j] = pivots[run + i];
     for (int64_t i = 0; i < width; ++i) columns[1][i] = columns[2][i] = 0;
     // What comes next is the runs beside these.
-    add_table<T>(source + run * strip.spacing, {strip.rows, width, strip.stride}, width, columns[0],
-                 columns[1], columns[2]);
+    add_table<T>(source + run * strip.spacing, {strip.rows, width, strip.stride},
+                 past_cache ? width : 0, columns[0], columns[1], columns[2]);
     for (int64_t i = 0; i < runs; ++i)
       add_to_lanes(columns[1] + i * strip.length, columns[2] + i * strip.length, strip.length,
                    lanes[run + i]);
@@ -51,33 +54,37 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
 
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, const double* pivots,
-                                     Lanes* lanes) {
-  if (has_short_runs(strip))
-    add_short_runs<T>(source, strip, pivots, lanes);
+                                     Lanes* lanes, bool past_cache) {
+  if (has_short_runs<T>(strip))
+    add_short_runs<T>(source, strip, pivots, lanes, past_cache);
   else
-    add_runs<T>(source, strip, pivots, lanes);
+    add_runs<T>(source, strip, pivots, lanes, past_cache);
 }
 
 template <typename T>
-void add_moments(const T* x, const Strip& strip, const double* pivots, Lanes* sums) {
-  add_strip<T>(Moments<T>{x}, strip, pivots, sums);
+void add_moments(const T* x, const Strip& strip, const double* pivots, Lanes* sums,
+                 bool past_cache) {
+  add_strip<T>(Moments<T>{x}, strip, pivots, sums, past_cache);
 }
 
 template <typename T>
-void add_gradient(const T* dy, const T* x, const Strip& strip, const double* means, Lanes* sums) {
-  add_strip<T>(Gradients<T>{dy, x}, strip, means, sums);
+void add_gradient(const T* dy, const T* x, const Strip& strip, const double* means, Lanes* sums,
+                  bool past_cache) {
+  add_strip<T>(Gradients<T>{dy, x}, strip, means, sums, past_cache);
 }
 
 template <typename T>
 void add_column_moments(const T* x, const Strip& strip, const double* pivots, double* first,
-                        double* second) {
-  add_table<T>(Moments<T>{x}, strip, kRowsAhead * strip.stride, pivots, first, second);
+                        double* second, bool past_cache) {
+  add_table<T>(Moments<T>{x}, strip, past_cache ? kRowsAhead * strip.stride : 0, pivots, first,
+               second);
 }
 
 template <typename T>
 void add_column_gradient(const T* dy, const T* x, const Strip& strip, const double* means,
-                         double* first, double* second) {
-  add_table<T>(Gradients<T>{dy, x}, strip, kRowsAhead * strip.stride, means, first, second);
+                         double* first, double* second, bool past_cache) {
+  add_table<T>(Gradients<T>{dy, x}, strip, past_cache ? kRowsAhead * strip.stride : 0, means, first,
+               second);
 }
 
 }  // namespace

@@ -60,10 +60,11 @@ class SumsTest : public testing::Test {
   void check_runs(const Strip& s, int64_t alignments) {
     check(
         s, s.runs, s.runs * static_cast<int64_t>(sizeof(Lanes) / sizeof(double)), alignments,
-        [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums) {
+        [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums,
+            bool past_cache) {
           Lanes* lanes = reinterpret_cast<Lanes*>(sums);
-          dy == nullptr ? p.add_moments(x, s, pivots, lanes)
-                        : p.add_gradient(dy, x, s, pivots, lanes);
+          dy == nullptr ? p.add_moments(x, s, pivots, lanes, past_cache)
+                        : p.add_gradient(dy, x, s, pivots, lanes, past_cache);
         },
         [&](const double* sums, int64_t run, int which) {
           const double* lane = sums + (2 * run + which) * kLanes;
@@ -78,9 +79,10 @@ class SumsTest : public testing::Test {
     const int64_t room = std::max<int64_t>(s.length, kLanes);
     check(
         s, room, 2 * room, alignments,
-        [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums) {
-          dy == nullptr ? p.add_column_moments(x, s, pivots, sums, sums + room)
-                        : p.add_column_gradient(dy, x, s, pivots, sums, sums + room);
+        [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums,
+            bool past_cache) {
+          dy == nullptr ? p.add_column_moments(x, s, pivots, sums, sums + room, past_cache)
+                        : p.add_column_gradient(dy, x, s, pivots, sums, sums + room, past_cache);
         },
         [&](const double* sums, int64_t column, int which) { return sums[which * room + column]; },
         [](int64_t, int64_t column) { return column; });
@@ -131,7 +133,9 @@ class SumsTest : public testing::Test {
           for (Level level : levels()) {
             const ForcedLevel forced(level);
             double* sums = out_.at_end(initial);
-            run(cpu::vec::table().get<T>(), gradient ? dy_at : nullptr, x_at, pivots_at, sums);
+            const bool past_cache = (n + static_cast<int64_t>(level)) % 2 == 0;
+            run(cpu::vec::table().get<T>(), gradient ? dy_at : nullptr, x_at, pivots_at, sums,
+                past_cache);
             const std::vector<double> actual(sums, sums + doubles);
             const auto where = [&] {
               return std::string(name_of(level)) + (gradient ? " gradient: " : " moments: ") +
@@ -196,8 +200,8 @@ TYPED_TEST(SumsTest, EveryNumberOfRows) {
   }
 }
 
-// Half types are summed in float at least 8 blocks of 16 at a time and 32 at most; the last 64 are
-// those that prefetch.
+// Half types are summed in float at least 8 blocks of 16 at a time and 32 at most, these in chains
+// of 8; the last 64 are those that prefetch.
 TYPED_TEST(SumsTest, LengthsRoundTheBlocksOfARun) {
   for (int64_t length : around({128 + 16, 256, 512, 512 + 128, 1024, 1024 + 512, 2048}, 2)) {
     this->check_runs({1, length, length}, 4);
