@@ -1,6 +1,6 @@
 #pragma once
 
-#include "cpu/vec/summands.h"
+#include "cpu/vec/bundle.h"
 
 // Sums of columns. Internal linkage: see simd.h.
 namespace torchbn::cpu::vec {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "cpu/vec/summands.h"
+#include "cpu/vec/bundle.h"
 
 // Sums of runs, each of one channel. Internal linkage: see simd.h.
 namespace torchbn::cpu::vec {

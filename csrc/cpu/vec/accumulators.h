@@ -1,0 +1,140 @@
+#pragma once
+
+#include "cpu/vec/primitives.h"
+#include "cpu/vec/simd.h"
+
+// What sums are held in. Internal linkage: see simd.h.
+namespace torchbn::cpu::vec {
+namespace {
+
+constexpr int kDoubles = kWidth<double>;
+constexpr int kDoubleRegisters = kLanes / kDoubles;
+constexpr int kFloats = kWidth<float>;
+constexpr int kFloatRegisters = kLanes / kFloats;
+
+// kMask + n keeps the last n of kLanes lanes, kMask + 2 * kLanes - n the first n.
+alignas(64) constexpr int64_t kMask[3 * kLanes] = {
+    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,   //
+    -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
+    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
+
+TORCHBN_ALWAYS_INLINE Register<double> keep(Register<double> value, const int64_t* mask) {
+  using Bits = Register<int64_t>;
+  return bit_cast<Register<double>>(bit_cast<Bits>(value) & load_bits<Bits>(mask));
+}
+
+// The same for floats.
+alignas(64) constexpr int32_t kFloatMask[3 * kLanes] = {
+    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,   //
+    -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
+    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
+
+TORCHBN_ALWAYS_INLINE Register<float> keep(Register<float> value, const int32_t* mask) {
+  using Bits = Register<int32_t>;
+  return bit_cast<Register<float>>(bit_cast<Bits>(value) & load_bits<Bits>(mask));
+}
+
+// The two sums of kLanes lanes in registers, as add_moments and add_gradient define them.
+struct Accumulator {
+  static constexpr const int64_t* kMask = vec::kMask;
+
+  Register<double> first[kDoubleRegisters];
+  Register<double> second[kDoubleRegisters];
+
+  TORCHBN_ALWAYS_INLINE Accumulator fresh() const { return {}; }
+
+  TORCHBN_ALWAYS_INLINE void load(const double* from_first, const double* from_second) {
+    unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
+      first[i] = load_bits<Register<double>>(from_first + i * kDoubles);
+      second[i] = load_bits<Register<double>>(from_second + i * kDoubles);
+    });
+  }
+
+  TORCHBN_ALWAYS_INLINE void store(double* to_first, double* to_second) const {
+    unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
+      store_bits(to_first + i * kDoubles, first[i]);
+      store_bits(to_second + i * kDoubles, second[i]);
+    });
+  }
+
+  TORCHBN_ALWAYS_INLINE void operator+=(const Accumulator& other) {
+    unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
+      first[i] += other.first[i];
+      second[i] += other.second[i];
+    });
+  }
+
+  // Leaves the lanes of the mask, zeros elsewhere.
+  TORCHBN_ALWAYS_INLINE void keep_lanes(const int64_t* mask) {
+    unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
+      first[i] = keep(first[i], mask + i * kDoubles);
+      second[i] = keep(second[i], mask + i * kDoubles);
+    });
+  }
+};
+
+// The same in float, about a centre for each lane.
+struct FloatAccumulator {
+  static constexpr const int32_t* kMask = kFloatMask;
+
+  Register<float> center[kFloatRegisters];
+  Register<float> first[kFloatRegisters];
+  Register<float> second[kFloatRegisters];
+
+  TORCHBN_ALWAYS_INLINE void load(const float* from_center, const float* from_first,
+                                  const float* from_second) {
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      center[i] = load_bits<Register<float>>(from_center + i * kFloats);
+      first[i] = load_bits<Register<float>>(from_first + i * kFloats);
+      second[i] = load_bits<Register<float>>(from_second + i * kFloats);
+    });
+  }
+
+  TORCHBN_ALWAYS_INLINE FloatAccumulator fresh() const {
+    FloatAccumulator result = {};
+    unroll<kFloatRegisters>([&](auto i)
+                                __attribute__((always_inline)) { result.center[i] = center[i]; });
+    return result;
+  }
+
+  TORCHBN_ALWAYS_INLINE void operator+=(const FloatAccumulator& other) {
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      first[i] += other.first[i];
+      second[i] += other.second[i];
+    });
+  }
+
+  TORCHBN_ALWAYS_INLINE void store_centers(float* to) const {
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      store_bits(to + i * kFloats, center[i]);
+    });
+  }
+
+  TORCHBN_ALWAYS_INLINE void store(float* to_first, float* to_second) const {
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      store_bits(to_first + i * kFloats, first[i]);
+      store_bits(to_second + i * kFloats, second[i]);
+    });
+  }
+};
+
+// A pivot shared by all lanes, and one per lane.
+struct SharedPivot {
+  Register<double> value;
+
+  TORCHBN_ALWAYS_INLINE explicit SharedPivot(double pivot) : value(broadcast(pivot)) {}
+  TORCHBN_ALWAYS_INLINE Register<double> operator[](int) const { return value; }
+};
+struct LanePivots {
+  Register<double> value[kDoubleRegisters];
+
+  TORCHBN_ALWAYS_INLINE explicit LanePivots(const double* pivots) {
+    unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
+      value[i] = load_bits<Register<double>>(pivots + i * kDoubles);
+    });
+  }
+  TORCHBN_ALWAYS_INLINE Register<double> operator[](int i) const { return value[i]; }
+};
+
+}  // namespace
+}  // namespace torchbn::cpu::vec

@@ -1,0 +1,107 @@
+#pragma once
+
+#include "cpu/vec/summands.h"
+
+// Sums of several blocks: in double, or in float and then moved to double. Internal linkage: see
+// simd.h.
+namespace torchbn::cpu::vec {
+namespace {
+
+// Values of one channel, or of kLanes columns: `rows` rows, `stride` elements apart, of `blocks`
+// whole blocks each and, where `tail` is not zero, as many elements more. These are loaded together
+// with the elements before them.
+struct Bundle {
+  int64_t rows;
+  int64_t blocks;
+  int64_t tail;
+  int64_t stride;
+
+  int64_t length() const { return blocks * kLanes + tail; }
+  int64_t count() const { return rows * (blocks + (tail > 0)); }
+};
+
+// Sums of so many blocks go on in registers of their own: rounding errors stay those of few
+// additions, and additions that do not wait for each other fill the units of the processor.
+constexpr int kChained = 8;
+
+template <typename Sums, typename Source, typename... Arguments>
+TORCHBN_ALWAYS_INLINE void add_row(const Source& row, const Bundle& bundle, Sums& sums,
+                                   const Arguments&... arguments) {
+  const auto mask = Sums::kMask + bundle.tail;
+  const auto add = [&](int64_t block, Sums & part) __attribute__((always_inline)) {
+    (row + block * kLanes).template add<false>(part, arguments..., mask);
+  };
+  int64_t block = 0;
+  for (; block + kChained <= bundle.blocks; block += kChained) {
+    Sums part = sums.fresh();
+    unroll<kChained>([&](auto i) __attribute__((always_inline)) { add(block + i, part); });
+    sums += part;
+  }
+  if (block == bundle.blocks && bundle.tail == 0) return;
+  Sums part = sums.fresh();
+  for (; block < bundle.blocks; ++block) add(block, part);
+  if (bundle.tail > 0)
+    (row + (bundle.length() - kLanes)).template add<true>(part, arguments..., mask);
+  sums += part;
+}
+
+template <typename Sums, typename Source, typename... Arguments>
+TORCHBN_ALWAYS_INLINE void add_rows(const Source& source, const Bundle& bundle, Sums& sums,
+                                    const Arguments&... arguments) {
+  for (int64_t row = 0; row < bundle.rows; ++row)
+    add_row(source + row * bundle.stride, bundle, sums, arguments...);
+}
+
+// About a centre whose mean is that of one value in 8 to 16, and of n values at least n / 16: one
+// of them, however far off, then makes the squares exceed those about the mean by a factor of 15 at
+// most.
+template <typename Source, typename Pivot>
+TORCHBN_ALWAYS_INLINE void set_centers(const Source& source, const Bundle& bundle,
+                                       const Pivot& pivot, FloatAccumulator& sums) {
+  constexpr int64_t kSampled = 8;
+  const int64_t candidates = bundle.rows > 1 ? bundle.rows : bundle.blocks;
+  int64_t samples = 1;
+  while (samples * 2 * kSampled <= bundle.count() && samples * 2 <= candidates) samples *= 2;
+  source.set_centers(sums, pivot, samples,
+                     candidates / samples * (bundle.rows > 1 ? bundle.stride : kLanes));
+}
+
+// The float sums of a bundle as double ones about the pivots. A lane where float's range did not
+// suffice is summed again: each lane for itself, so that its bits do not depend on its neighbours.
+template <typename Source, typename Pivot>
+TORCHBN_ALWAYS_INLINE Accumulator to_double(const FloatAccumulator& part, const Source& source,
+                                            const Bundle& bundle, const Pivot& pivot) {
+  Accumulator sums;
+  const Register<double> whole = broadcast(static_cast<double>(bundle.rows * bundle.blocks));
+  const Register<double> rows = broadcast(static_cast<double>(bundle.rows));
+  unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kRegister = i / 2;
+    constexpr int kHalf = i % 2;
+    const Register<double> d = half_to_double<kHalf>(part.center[kRegister]) - pivot[i];
+    const Register<double> n = whole + keep(rows, kMask + bundle.tail + i * kDoubles);
+    sums.first[i] =
+        Source::moved(half_to_double<kHalf>(part.first[kRegister]),
+                      half_to_double<kHalf>(part.second[kRegister]), d, n, sums.second[i]);
+  });
+
+  Register<int32_t> outside[kFloatRegisters];
+  Register<int32_t> outside_any = {};
+  unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+    outside[i] = Source::out_of_range(part.first[i], part.second[i]);
+    outside_any |= outside[i];
+  });
+  if (__builtin_expect(any(outside_any), 0)) {
+    Accumulator again = {};
+    add_rows(source, bundle, again, pivot);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (!outside[lane / kFloats][lane % kFloats]) continue;
+      sums.first[lane / kDoubles][lane % kDoubles] = again.first[lane / kDoubles][lane % kDoubles];
+      sums.second[lane / kDoubles][lane % kDoubles] =
+          again.second[lane / kDoubles][lane % kDoubles];
+    }
+  }
+  return sums;
+}
+
+}  // namespace
+}  // namespace torchbn::cpu::vec
