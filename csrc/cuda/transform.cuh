@@ -9,12 +9,13 @@ namespace torchbn::cuda {
 
 // Blocks loop over the units of the tiling; every thread transforms the vectors that it would
 // reduce. The kernel that folded the coefficients precedes in the stream, and so does all that
-// reads the counter, which one thread advances.
+// reads the counter, which one thread advances. The last units come first: where the tensor was
+// reduced before, they are what the L2 cache still holds.
 template <typename Walk, typename Transform, typename Tiling>
 __global__ void __launch_bounds__(kBlock)
     transform(const Transform op, const Tiling tiling, int64_t* counter) {
   if (counter != nullptr && blockIdx.x == 0 && threadIdx.x == 0) ++*counter;
-  for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x)
+  for (int64_t unit = tiling.units() - 1 - blockIdx.x; unit >= 0; unit -= gridDim.x)
     apply_transform(op, tiling, Walk(tiling, unit, static_cast<int>(threadIdx.x)));
 }
 
