@@ -3,6 +3,7 @@
 // The little of CUDA that the kernels use, for a host compiler: found before the toolkit's header
 // of the same name where kernels are compiled to be simulated.
 
+#include <cstddef>
 #include <cstring>
 
 #include "cuda/simulated/device.h"
@@ -10,7 +11,8 @@
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
-// One block runs at a time.
+// One block runs at a time. Blocks of a cluster take turns: their kernels have dynamic shared
+// memory.
 #define __shared__ static
 
 using cudaError_t = int;
@@ -18,6 +20,39 @@ using cudaStream_t = struct Stream*;
 inline constexpr cudaError_t cudaSuccess = 0;
 inline constexpr cudaError_t cudaErrorInvalidValue = 1;
 inline cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    dim3 clusterDim;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+template <typename... Parameters>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Parameters... arguments) {
+  const unsigned cluster = config->numAttrs > 0 ? config->attrs->val.clusterDim.x : 1;
+  torchbn::simulated::launch(
+      config->gridDim.x, static_cast<int>(config->blockDim.x), config->dynamicSmemBytes,
+      config->stream, [&] { kernel(arguments...); }, cluster);
   return cudaSuccess;
 }
 

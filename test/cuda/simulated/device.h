@@ -3,9 +3,10 @@
 #include <cstddef>
 #include <functional>
 
-// A GPU on the host, one block after the other: every thread of a block is a context of its own
-// that runs until it waits for the others. That is the kernels' own code, with barriers and
-// exchanges between lanes; what a GPU adds is that threads really run at once.
+// A GPU on the host, one cluster of blocks after the other: every thread of it is a context of its
+// own that runs until it waits for others. That is the kernels' own code, with barriers, exchanges
+// between lanes, shared memory and copies to it; what a GPU adds is that threads really run at
+// once.
 namespace torchbn::simulated {
 
 struct Index {
@@ -17,15 +18,42 @@ struct Index {
 enum class Order { kForward, kBackward, kShuffled };
 void set_order(Order order);
 
-// Runs the kernel in every thread. Throws where threads wait for others that never come.
-void launch(unsigned grid, int block, size_t dynamic_shared, void* stream,
-            const std::function<void()>& kernel);
+// What a thread waits for. To show that a kernel needs what it does, all its threads can leave out
+// their `nth` wait of a kind, counted from 0; a negative number puts everything back.
+enum class Wait { kForBlock, kForCluster, kForCopies };
+void leave_out(Wait wait, int nth);
 
-// Called by a thread: waits for all of its block.
+// Runs the kernel in every thread of `grid` blocks. Throws where threads wait for others that never
+// come, and where a kernel misuses what is declared below.
+void launch(unsigned grid, int block, size_t dynamic_shared, void* stream,
+            const std::function<void()>& kernel, unsigned cluster = 1);
+
+// Launches so far.
+int launches();
+
+// All that follows is called by threads.
+
 void wait_for_block();
 
-// Called by a thread: leaves `value` to the other lanes of its warp, of which the mask must name
-// all, and takes over that of lane `from`.
+// Leaves `value` to the other lanes of the warp, of which the mask must name all, and takes over
+// that of lane `from`.
 void exchange(unsigned mask, const void* value, void* result, size_t size, unsigned from);
+
+// The block's dynamic shared memory. It is NaN at first and again when the block has ended; what is
+// written beside it is noticed.
+void* dynamic_shared();
+
+// A copy to the own shared memory of 4, 8 or 16 bytes, aligned to as many. It lands no sooner than
+// its thread waits for all but the last `pending` of the batches that it has committed.
+void copy_later(void* to, const void* from, size_t size);
+void commit_copies();
+void wait_for_copies(int pending);
+
+unsigned rank_in_cluster();
+void arrive_at_cluster();
+void wait_for_cluster();
+// What lies in the shared memory of block `rank`, which must not have ended, where `own` lies in
+// the own block's.
+void* shared_of_rank(const void* own, unsigned rank);
 
 }  // namespace torchbn::simulated
