@@ -1,10 +1,11 @@
 #include "core/affine.h"
 #include "core/gradient.h"
-#include "core/packet.h"
 #include "cuda/dispatch.cuh"
+#include "cuda/finish.cuh"
 #include "cuda/kernels.h"
 #include "cuda/normalize.h"
 #include "cuda/reduce.cuh"
+#include "cuda/resident.h"
 #include "cuda/transform.cuh"
 #include "cuda/workspace.h"
 
@@ -27,17 +28,13 @@ __global__ void __launch_bounds__(kBlock)
     const GradientSums merged = merge_parts(partials, parts, channels, channel, lanes);
     if (channel >= channels || threadIdx.x % lanes != 0) continue;
 
-    const double mean = problem.mean[channel];
-    const double invstd = problem.invstd[channel];
-    const double weight = problem.weight.load_or(channel, 1);
-    const GradientSums sums = recenter(merged, mean, static_cast<T>(mean));
-    if (problem.grad_weight.present()) problem.grad_weight.store(channel, sums.grad_weight(invstd));
-    if (problem.grad_bias.present()) problem.grad_bias.store(channel, sums.grad_bias());
+    const GradientSums sums = finish_parameters<T>(problem, channel, merged, true);
     if (problem.grad_input == nullptr) continue;
     if (problem.training)
-      training[channel] = fold_gradient<T>(sums, mean, invstd, weight, problem.extent.count());
+      training[channel] = training_coefficients<T>(problem, channel, sums);
     else
-      evaluation[channel] = fold_affine<T>(0, invstd, weight, 0);
+      evaluation[channel] =
+          fold_affine<T>(0, problem.invstd[channel], problem.weight.load_or(channel, 1), 0);
   }
 }
 
@@ -75,6 +72,7 @@ cudaError_t launch_input_gradient(const BackwardProblem& problem, const Launch& 
 }  // namespace
 
 cudaError_t backward(const BackwardProblem& problem, const Launch& launch) {
+  if (launch.policy.resident.cluster > 0) return backward_resident(problem, launch);
   cudaError_t error = cudaSuccess;
   if (needs_sums(problem)) error = launch_reduce(problem, launch);
   if (error == cudaSuccess) error = launch_finish(problem, launch);

@@ -1,3 +1,4 @@
+#include <cstdlib>
 #include <optional>
 #include <tuple>
 
@@ -7,6 +8,7 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
 #include <torch/library.h>
 
 #include "calls.h"
@@ -20,18 +22,39 @@ namespace {
 
 using Results = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
+// What TORCHBN_CUDA_KERNEL asks for, read at every call so that a test can change it.
+cuda::KernelChoice requested_kernel() {
+  const char* const name = std::getenv("TORCHBN_CUDA_KERNEL");
+  if (name == nullptr) return cuda::kDefaultKernel;
+  const std::optional<cuda::KernelChoice> choice = cuda::kernel_choice(name);
+  TORCH_CHECK_VALUE(choice.has_value(),
+                    "TORCHBN_CUDA_KERNEL must be split, resident or auto, but it is \"", name,
+                    "\"");
+  return *choice;
+}
+
+cuda::DeviceLimits limits_of_current_device() {
+  const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
+  cuda::DeviceLimits limits;
+  limits.multiprocessors = properties.multiProcessorCount;
+  limits.shared_per_block = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+  limits.shared_per_multiprocessor = static_cast<int64_t>(properties.sharedMemPerMultiprocessor);
+  limits.l2_bytes = properties.l2CacheSize;
+  limits.max_cluster = properties.major >= 9 ? 8 : 1;
+  return limits;
+}
+
 // Hands the call's problem to a kernel function, with launch numbers, workspace and current stream.
 // The workspace goes back to the caching allocator at once: that is ordered by the stream.
 template <typename Call, typename Problem>
 Results run(Call& call, const at::Device& device,
             cudaError_t (*kernels)(const Problem&, const cuda::Launch&)) {
+  const cuda::KernelChoice choice = requested_kernel();
   if (call.empty()) return call.results();
   const Problem& problem = call.problem();
-  cuda::DeviceLimits limits;
-  limits.multiprocessors = at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
 
   cuda::Launch launch;
-  launch.policy = cuda::choose_policy(problem, limits);
+  launch.policy = cuda::choose_policy(problem, limits_of_current_device(), choice);
   const at::Tensor workspace = at::empty({static_cast<int64_t>(launch.policy.workspace_bytes)},
                                          at::TensorOptions().dtype(at::kByte).device(device));
   launch.workspace = workspace.mutable_data_ptr();

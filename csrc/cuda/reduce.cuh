@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "cuda/launch_policy.h"
 #include "cuda/reductions.h"
 #include "cuda/walk.h"
 
@@ -82,29 +83,46 @@ __device__ void merge_stack(Sums* stack, int height, int width) {
   }
 }
 
+// Merges what the threads of a tile have summed up, a stack of tile rows. Where the tile spans the
+// virtual row it is also, and is merged as, a stack of rows of C values. The upper half hands its
+// sums down, so `stack` has the room of the lower one, to which the result goes: the first
+// `merged_width` of it, valid for all threads.
+template <typename Reduction>
+__device__ void merge_columns(LaneSums<Reduction> sums, const ChannelsLastTiling& tiling,
+                              typename Reduction::Sums* stack) {
+  constexpr int kWidth = Reduction::kVectorWidth;
+  const int held = tiling.pitch() * kWidth;
+  const int half = tiling.stack_room();
+  const int own = static_cast<int>(threadIdx.x) * kWidth;
+  for (int w = 0; w < kWidth; ++w)
+    if (own + w >= half && own + w < held) stack[own + w - half] = sums.lane[w];
+  __syncthreads();
+  for (int w = 0; w < kWidth; ++w) {
+    if (own + w >= half) continue;
+    if (own + w + half < held) sums.lane[w].merge(stack[own + w]);
+    stack[own + w] = sums.lane[w];
+  }
+  __syncthreads();
+  const int width = static_cast<int>(tiling.merged_width);
+  merge_stack(stack, half / width, width);
+}
+
 // Blocks loop over units, a unit being a tile of (rows, C); every thread has a column of vectors in
-// it. What the threads leave in shared memory is a stack of tile rows; where the tile spans the
-// virtual row it is also, and is merged as, a stack of rows of C values. partials is
-// [splits, partial_row], to be read as [parts, C].
+// it. partials is [splits, partial_row], to be read as [parts, C].
 template <typename Reduction>
 __global__ void __launch_bounds__(kBlock, kMinBlocks)
     reduce_channels_last(const Reduction reduction, const ChannelsLastTiling tiling,
                          typename Reduction::Sums* partials) {
   using Sums = typename Reduction::Sums;
-  constexpr int kWidth = Reduction::kVectorWidth;
-  __shared__ alignas(Sums) unsigned char storage[kBlock * kWidth * sizeof(Sums)];
+  // Half of a block's sums, and half a row more where the stack's height is odd.
+  constexpr int kRoom = (kBlock + kLongestRow) / 2 * Reduction::kVectorWidth;
+  __shared__ alignas(Sums) unsigned char storage[kRoom * sizeof(Sums)];
   Sums* const stack = reinterpret_cast<Sums*>(storage);
   const int width = static_cast<int>(tiling.merged_width);
   const int thread = static_cast<int>(threadIdx.x);
-  const int held = tiling.rows * tiling.columns;  // threads that have a column
   for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x) {
-    const LaneSums<Reduction> sums =
-        accumulate(reduction, tiling, ChannelsLastWalk(tiling, unit, thread));
-    if (thread < held) {
-      for (int w = 0; w < kWidth; ++w) stack[thread * kWidth + w] = sums.lane[w];
-    }
-    __syncthreads();
-    merge_stack(stack, held * kWidth / width, width);
+    merge_columns(accumulate(reduction, tiling, ChannelsLastWalk(tiling, unit, thread)), tiling,
+                  stack);
     const int64_t split = unit / tiling.tiles;
     const int64_t begin = (unit - split * tiling.tiles) * width;
     for (int i = thread; i < width && begin + i < tiling.partial_row; i += kBlock)

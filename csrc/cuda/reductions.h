@@ -35,11 +35,12 @@ struct MomentReduction {
     Compute<T> x[kCount];
   };
 
-  const T* input;
+  const T* input;   // or the copy of a part of it that the walk is over
+  const T* tensor;  // the input itself
   bool aligned;
 
   TORCHBN_HOST_DEVICE Center center(int64_t, int64_t first_value) const {
-    return static_cast<Center>(pivot_from(to_compute(input[first_value])));
+    return static_cast<Center>(pivot_from(to_compute(tensor[first_value])));
   }
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
     return {load_vector<T, kWidth>(input + offset, aligned)};
@@ -105,10 +106,10 @@ struct GradientReduction {
 
 // A thread's share of a part of one channel. All vectors of a round are in flight before the first
 // is used; a round that is not full is added vector by vector.
-template <typename Reduction>
+template <typename Reduction, typename Walk>
 TORCHBN_HOST_DEVICE typename Reduction::Sums accumulate(const Reduction& reduction,
                                                         const ChannelsFirstTiling& tiling,
-                                                        ChannelsFirstWalk walk) {
+                                                        Walk walk) {
   constexpr int kWidth = Reduction::kVectorWidth;
   constexpr int kVectors = Reduction::kVectorsAlong;
   typename Reduction::Sums sums;
@@ -117,7 +118,7 @@ TORCHBN_HOST_DEVICE typename Reduction::Sums accumulate(const Reduction& reducti
     typename Reduction::Item items[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       if (v >= walk.left) continue;
-      items[v] = reduction.load(walk.next);
+      items[v] = reduction.load(walk.from());
       walk.step(tiling);
     }
     if (walk.left >= kVectors) {
@@ -144,10 +145,9 @@ struct LaneSums {
 };
 
 // A thread's share of a tile. A packet is what one lane finds in the rows of a round.
-template <typename Reduction>
+template <typename Reduction, typename Walk>
 TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction,
-                                                   const ChannelsLastTiling& tiling,
-                                                   ChannelsLastWalk walk) {
+                                                   const ChannelsLastTiling& tiling, Walk walk) {
   constexpr int kWidth = Reduction::kVectorWidth;
   constexpr int kVectors = Reduction::kVectorsAcross;
   LaneSums<Reduction> sums;
@@ -161,7 +161,7 @@ TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction,
     typename Reduction::Item items[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       if (v >= walk.left) continue;
-      items[v] = reduction.load(walk.next);
+      items[v] = reduction.load(walk.from());
       walk.step(tiling);
     }
     if (walk.left >= kVectors) {
@@ -183,7 +183,7 @@ TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction,
   }
   for (int w = 0; w < kWidth; ++w)
     if (w < walk.short_vector)
-      Reduction::add(sums.lane[w], reduction.load_one(walk.next + w), center[w]);
+      Reduction::add(sums.lane[w], reduction.load_one(walk.from() + w), center[w]);
   return sums;
 }
 

@@ -10,7 +10,8 @@
 namespace torchbn::cuda {
 
 // What one thread does to the values it visits. A transform is a type: what it loads, and what a
-// value becomes under the coefficients of its channel.
+// value becomes under the coefficients of its channel. What it loads from are the tensors, or
+// copies of a part of them that the walk is over; what it stores goes to its place in the output.
 
 // y = (x - mean) * scale + shift
 template <typename T, int kWidth>
@@ -26,8 +27,9 @@ struct Normalize {
 
   const T* input;
   T* output;
-  const Coefficients* coefficients;  // [C]
+  const Coefficients* coefficients;  // [C], from first_channel on
   bool aligned;
+  int64_t first_channel = 0;
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
     return {load_vector<T, kWidth>(input + offset, aligned)};
@@ -56,8 +58,9 @@ struct InputGradient {
   const T* grad_output;
   const T* input;
   T* output;                         // grad_input
-  const Coefficients* coefficients;  // [C]
+  const Coefficients* coefficients;  // [C], from first_channel on
   bool aligned;
+  int64_t first_channel = 0;
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
     return {load_vector<T, kWidth>(grad_output + offset, aligned),
@@ -85,7 +88,7 @@ TORCHBN_HOST_DEVICE void transform_vectors(const Transform& transform, const Til
     for (int v = 0; v < kVectors; ++v) {
       if (v >= walk.left) continue;
       offsets[v] = walk.next;
-      items[v] = transform.load(walk.next);
+      items[v] = transform.load(walk.from());
       walk.step(tiling);
     }
     for (int v = 0; v < kVectors; ++v) {
@@ -98,28 +101,27 @@ TORCHBN_HOST_DEVICE void transform_vectors(const Transform& transform, const Til
   }
 }
 
-template <typename Transform>
+template <typename Transform, typename Walk>
 TORCHBN_HOST_DEVICE void apply_transform(const Transform& transform,
-                                         const ChannelsFirstTiling& tiling,
-                                         ChannelsFirstWalk walk) {
-  const auto coefficients = transform.coefficients[walk.channel];
+                                         const ChannelsFirstTiling& tiling, Walk walk) {
+  const auto coefficients = transform.coefficients[walk.channel - transform.first_channel];
   transform_vectors<false>(transform, tiling, walk, &coefficients);
 }
 
-template <typename Transform>
+template <typename Transform, typename Walk>
 TORCHBN_HOST_DEVICE void apply_transform(const Transform& transform,
-                                         const ChannelsLastTiling& tiling, ChannelsLastWalk walk) {
+                                         const ChannelsLastTiling& tiling, Walk walk) {
   constexpr int kWidth = Transform::kVectorWidth;
   typename Transform::Coefficients coefficients[kWidth];
   int64_t channel = walk.channel;
   for (int w = 0; w < kWidth; ++w) {
-    coefficients[w] = transform.coefficients[channel];
+    coefficients[w] = transform.coefficients[channel - transform.first_channel];
     channel = next_channel(channel, tiling.channels);
   }
   transform_vectors<true>(transform, tiling, walk, coefficients);
   for (int w = 0; w < kWidth; ++w)
     if (w < walk.short_vector)
-      transform.output[walk.next + w] = transform.apply_one(coefficients[w], walk.next + w);
+      transform.output[walk.next + w] = transform.apply_one(coefficients[w], walk.from() + w);
 }
 
 }  // namespace torchbn::cuda

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "core/host_device.h"
-#include "cuda/launch_policy.h"
+#include "cuda/tilings.h"
 
 namespace torchbn::cuda {
 
@@ -39,6 +39,9 @@ struct ChannelsFirstWalk {
       next += tiling.wrap_offset;
     }
   }
+
+  // Where the next vector is loaded from.
+  TORCHBN_HOST_DEVICE int64_t from() const { return next; }
 
   // The channel's first value, which is its pivot.
   TORCHBN_HOST_DEVICE int64_t first_value(const ChannelsFirstTiling& tiling) const {
@@ -81,6 +84,29 @@ struct ChannelsLastWalk {
   TORCHBN_HOST_DEVICE void step(const ChannelsLastTiling& tiling) {
     next += tiling.rows * tiling.row_vectors * tiling.width;
   }
+
+  TORCHBN_HOST_DEVICE int64_t from() const { return next; }
+};
+
+// A walk over vectors that lie in shared memory, where `next` is still their place in the tensor.
+// Every thread keeps its own ones there, `pitch` vectors apart and next to its neighbours': so it
+// waits for no other, and a warp's accesses meet no bank conflict.
+template <typename Walk>
+struct ParkedWalk : Walk {
+  template <typename Tiling>
+  TORCHBN_HOST_DEVICE ParkedWalk(const Tiling& tiling, int64_t unit, int thread)
+      : Walk(tiling, unit, thread), slot_(thread * tiling.width) {}
+
+  template <typename Tiling>
+  TORCHBN_HOST_DEVICE void step(const Tiling& tiling) {
+    Walk::step(tiling);
+    slot_ += tiling.pitch() * tiling.width;
+  }
+
+  TORCHBN_HOST_DEVICE int64_t from() const { return slot_; }
+
+ private:
+  int slot_;
 };
 
 TORCHBN_HOST_DEVICE inline int64_t next_channel(int64_t channel, int64_t channels) {

@@ -15,6 +15,7 @@
 #include "core/gradient.h"
 #include "core/packet.h"
 #include "core/statistics.h"
+#include "cuda/launch_policy.h"
 #include "cuda/reductions.h"
 #include "cuda/transforms.h"
 
@@ -128,7 +129,7 @@ void check(const Extent& extent, const LaunchPolicy& policy, const Tiling& tilin
 
   const int64_t count = extent.count();
   const double eps = 1e-5;
-  const auto moments = reduce(MomentReduction<T, kWidth>{x, aligned}, tiling);
+  const auto moments = reduce(MomentReduction<T, kWidth>{x, x, aligned}, tiling);
   std::vector<double> means, invstds;
   std::vector<Affine<Compute<T>>> affine;
   for (int64_t c = 0; c < extent.channels; ++c) {

@@ -3,120 +3,19 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <array>
+#include <cmath>
+#include <functional>
+#include <stdexcept>
 #include <vector>
 
-#include "cpu/kernel_call.h"
-#include "cuda/kernels.h"
-#include "cuda/simulated/device.h"
+#include "cuda/simulated_call.h"
 
 namespace torchbn::test {
 namespace {
 
-using simulated::Order;
-
 // One multiprocessor makes few splits and long walks; a small grid makes blocks take several units.
 constexpr cuda::DeviceLimits kDevices[] = {{1}, {3, 5}};
-
-struct SimulatedCall : Call {
-  using Call::Call;
-  cuda::DeviceLimits device;
-
-  template <typename Problem>
-  void run(cudaError_t (*kernels)(const Problem&, const cuda::Launch&), const Problem& problem) {
-    constexpr size_t kGuard = 64;
-    cuda::Launch launch;
-    launch.policy = cuda::choose_policy(problem, device);
-    // What is read before it was written is NaN, and what is written beside it is noticed.
-    std::vector<unsigned char> memory(launch.policy.workspace_bytes + 2 * kGuard, 0xff);
-    launch.workspace = memory.data() + kGuard;
-    ASSERT_EQ(kernels(problem, launch), cudaSuccess);
-    const auto untouched = [](unsigned char byte) { return byte == 0xff; };
-    ASSERT_TRUE(std::all_of(memory.begin(), memory.begin() + kGuard, untouched));
-    ASSERT_TRUE(std::all_of(memory.end() - kGuard, memory.end(), untouched));
-  }
-
-  void train() { run(cuda::train, train_problem()); }
-  void inference() { run(cuda::inference, inference_problem()); }
-  void backward(bool training, bool input = true, bool weight = true, bool bias = true) {
-    run(cuda::backward, backward_problem(training, input, weight, bias));
-  }
-
-  bool same_bits(const SimulatedCall& other) const {
-    return y.same_bits(other.y) && dx.same_bits(other.dx) && dw.same_bits(other.dw) &&
-           db.same_bits(other.db) && running_mean.same_bits(other.running_mean) &&
-           running_var.same_bits(other.running_var) && save_mean == other.save_mean &&
-           save_invstd == other.save_invstd && counter == other.counter;
-  }
-};
-
-// Forward and backward, of training and of evaluation; `evaluated` is the state after both.
-struct Outcome {
-  SimulatedCall trained, evaluated;
-
-  explicit Outcome(const SimulatedCall& fresh, Order order) : trained(fresh), evaluated(fresh) {
-    simulated::set_order(order);
-    trained.train();
-    trained.backward(true);
-    evaluated = trained;
-    evaluated.inference();
-    evaluated.backward(false);
-  }
-};
-
-void check(const Extent& e, DType dtype, int64_t offset, const cuda::DeviceLimits& device) {
-  SCOPED_TRACE(testing::Message() << describe(e, dtype) << " misaligned by " << offset << ", grid "
-                                  << device.max_grid);
-  SimulatedCall fresh(e, dtype, normal(e.numel(), 3, 2, 1), offset);
-  fresh.device = device;
-  // Sums of many values leave float16.
-  if (size_of(dtype) == 2) fresh.dw = fresh.db = Buffer(DType::kFloat32, e.channels);
-  // The smallest of training: two values per channel, one being an error.
-  ASSERT_GT(e.count(), 1);
-  Outcome outcome(fresh, Order::kForward);
-  SimulatedCall& trained = outcome.trained;
-  SimulatedCall& evaluated = outcome.evaluated;
-  EXPECT_EQ(trained.counter, 5);
-  EXPECT_EQ(evaluated.counter, 5);
-
-  const double n = static_cast<double>(e.count());
-  const bool half = size_of(dtype) == 2;
-  const bool wide = dtype == DType::kFloat64;
-  const Doubles x = fresh.x.values();
-  const Reference expected(e, x, fresh.eps);
-  for (int64_t c = 0; c < e.channels; ++c) {
-    ASSERT_NEAR(trained.save_mean[c], expected.mean[c], wide ? 1e-12 : 1e-6) << "channel " << c;
-    ASSERT_NEAR(trained.save_invstd[c] / expected.invstd[c], 1, wide ? 1e-11 : 1e-6);
-    ASSERT_NEAR(trained.running_mean[c], 0.8 * fresh.running_mean[c] + 0.2 * expected.mean[c],
-                1e-6);
-    ASSERT_NEAR(trained.running_var[c],
-                0.8 * fresh.running_var[c] + 0.2 * expected.variance[c] * n / (n - 1),
-                2e-6 * (1 + expected.variance[c]));
-  }
-  trained.expect_near(trained.y, fresh.normalized(trained.save_mean, trained.save_invstd), 8, "y");
-  const double largest = *std::max_element(expected.invstd.begin(), expected.invstd.end());
-  const auto expect_gradients = [&](SimulatedCall& call, bool training) {
-    const ReferenceGradient gradient(e, call.dy.values(), x, call.w.values(), call.save_mean,
-                                     call.save_invstd, training);
-    call.expect_near(call.dx, gradient.input, 16 * (1 + largest), "dx");
-    call.expect_near(call.dw, gradient.weight, (1 + n) * (half ? 8 : 2), "dw");
-    call.expect_near(call.db, gradient.bias, (1 + n) * (half ? 8 : 2), "db");
-  };
-  expect_gradients(trained, true);
-  Doubles mean(e.channels), invstd(e.channels);
-  for (int64_t c = 0; c < e.channels; ++c) {
-    ASSERT_EQ(evaluated.save_mean[c], trained.running_mean[c]);
-    ASSERT_DOUBLE_EQ(evaluated.save_invstd[c], 1 / std::sqrt(trained.running_var[c] + fresh.eps));
-  }
-  evaluated.expect_near(evaluated.y, fresh.normalized(evaluated.save_mean, evaluated.save_invstd),
-                        16, "evaluation y");
-  expect_gradients(evaluated, false);
-
-  const Outcome again(fresh, device.max_grid < 10 ? Order::kShuffled : Order::kBackward);
-  EXPECT_TRUE(again.trained.same_bits(trained)) << "it matters which thread is first";
-  EXPECT_TRUE(again.evaluated.same_bits(evaluated)) << "it matters which thread is first";
-}
 
 class SimulatedKernels : public KernelTest {
  protected:
@@ -125,7 +24,8 @@ class SimulatedKernels : public KernelTest {
     for (size_t i = 0; i < shapes.size(); ++i) {
       const auto& [batch, channels, spatial] = shapes[i];
       for (const cuda::DeviceLimits& device : kDevices)
-        check(extent(batch, channels, spatial), dtype(), static_cast<int64_t>(i % 3), device);
+        check_simulated(extent(batch, channels, spatial), dtype(), static_cast<int64_t>(i % 3),
+                        device);
     }
   }
 };
@@ -151,7 +51,7 @@ TEST_P(SimulatedKernels, MorePartsThanLanes) {
   const Extent e = extent(1, 1, layout() == Layout::kChannelsFirst ? 50001 : rows);
   const cuda::DeviceLimits device{16, 40};
   ASSERT_GT(cuda::choose_policy(e, dtype(), 0, true, device).parts, 32);
-  check(e, dtype(), 0, device);
+  check_simulated(e, dtype(), 0, device);
 }
 
 // Several tiles of channels, the last of them not full, and more channels than finishing threads.
@@ -203,6 +103,82 @@ TEST(SimulatedDevice, LanesGetWhatTheLaneFurtherOnHas) {
     for (int i = 0; i < 64; ++i)
       ASSERT_EQ(got[static_cast<size_t>(i)], i % 8 < 4 ? i + 4 : i) << "thread " << i;
   }
+}
+
+TEST(SimulatedDevice, CopiesLandWhenTheyAreWaitedFor) {
+  const std::array<float, 4> from{1, 2, 3, 4};
+  simulated::launch(1, 32, 64, nullptr, [&] {
+    if (threadIdx.x != 0) return;
+    auto* const shared = static_cast<float*>(simulated::dynamic_shared());
+    for (int i = 0; i < 4; ++i) {
+      simulated::copy_later(shared + i, &from[static_cast<size_t>(i)], 4);
+      if (i < 3) simulated::commit_copies();
+    }
+    ASSERT_TRUE(std::isnan(shared[0]));
+    simulated::wait_for_copies(1);
+    ASSERT_EQ(shared[1], 2);
+    ASSERT_TRUE(std::isnan(shared[2]));
+    simulated::commit_copies();
+    simulated::wait_for_copies(0);
+    ASSERT_EQ(shared[3], 4);
+  });
+}
+
+TEST(SimulatedDevice, BlocksOfAClusterReadEachOther) {
+  std::array<int, 128> got{};
+  for (const Order order : {Order::kForward, Order::kBackward, Order::kShuffled}) {
+    simulated::set_order(order);
+    simulated::launch(
+        4, 32, 32 * sizeof(int), nullptr,
+        [&] {
+          auto* const shared = static_cast<int*>(simulated::dynamic_shared()) + threadIdx.x;
+          *shared = static_cast<int>(blockIdx.x * 32 + threadIdx.x);
+          simulated::arrive_at_cluster();
+          simulated::wait_for_cluster();
+          const unsigned other = 1 - simulated::rank_in_cluster();
+          got[blockIdx.x * 32 + threadIdx.x] =
+              *static_cast<int*>(simulated::shared_of_rank(shared, other));
+          simulated::arrive_at_cluster();
+          simulated::wait_for_cluster();
+        },
+        2);
+    for (int i = 0; i < 128; ++i) ASSERT_EQ(got[static_cast<size_t>(i)], i ^ 32);
+  }
+}
+
+TEST(SimulatedDevice, NoticesMisuseOfSharedMemory) {
+  simulated::set_order(Order::kForward);
+  const auto run = [](unsigned cluster, const std::function<void(unsigned char*)>& kernel) {
+    simulated::launch(
+        cluster, 32, 64, nullptr,
+        [&] {
+          if (threadIdx.x == 0) kernel(static_cast<unsigned char*>(simulated::dynamic_shared()));
+        },
+        cluster);
+  };
+  alignas(16) static const unsigned char from[32] = {};
+  using Bytes = unsigned char*;
+  EXPECT_THROW(run(1, [](Bytes shared) { shared[64] = 0; }), std::out_of_range);
+  EXPECT_THROW(run(1, [](Bytes shared) { shared[-1] = 0; }), std::out_of_range);
+  EXPECT_THROW(run(1, [](Bytes shared) { simulated::copy_later(shared + 64, from, 4); }),
+               std::out_of_range);
+  EXPECT_THROW(run(1, [](Bytes shared) { simulated::copy_later(shared + 4, from, 16); }),
+               std::invalid_argument);
+  EXPECT_THROW(run(1, [](Bytes shared) { simulated::copy_later(shared, from, 2); }),
+               std::invalid_argument);
+  EXPECT_THROW(run(1, [](Bytes shared) { simulated::copy_later(shared, from, 4); }),
+               std::logic_error);
+  // The first block has ended when the second one reads.
+  EXPECT_THROW(run(2, [](Bytes shared) { simulated::shared_of_rank(shared, 0); }),
+               std::logic_error);
+  EXPECT_THROW(run(2, [](Bytes shared) { simulated::shared_of_rank(shared, 2); }),
+               std::out_of_range);
+  EXPECT_THROW(run(2,
+                   [](Bytes) {
+                     simulated::arrive_at_cluster();
+                     simulated::wait_for_cluster();
+                   }),
+               std::logic_error);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include "cuda/launch_policy.h"
+
 namespace torchbn::cuda {
 namespace {
 

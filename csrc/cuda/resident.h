@@ -1,0 +1,12 @@
+#pragma once
+
+#include "cuda/kernels.h"
+
+namespace torchbn::cuda {
+
+// train() and backward() where the policy has chosen a cluster: nothing but one launch, without a
+// workspace. (The counter takes a launch of its own where the momentum is read from it.)
+cudaError_t train_resident(const TrainProblem& problem, const Launch& launch);
+cudaError_t backward_resident(const BackwardProblem& problem, const Launch& launch);
+
+}  // namespace torchbn::cuda

@@ -1,0 +1,56 @@
+#include "core/gradient.h"
+#include "cuda/dispatch.cuh"
+#include "cuda/finish.cuh"
+#include "cuda/resident.cuh"
+#include "cuda/resident.h"
+
+namespace torchbn::cuda {
+
+namespace {
+
+// Of training, with the input's gradient.
+template <typename T, int kWidth>
+struct BackwardPass {
+  using Value = T;
+  using Reduction = GradientReduction<T, kWidth>;
+  using Transform = InputGradient<T, kWidth>;
+  static constexpr int kTensors = 2;
+
+  BackwardProblem problem;
+  bool aligned;
+
+  __device__ const T* tensor(int which) const {
+    return static_cast<const T*>(which == 0 ? problem.grad_output : problem.input);
+  }
+
+  template <typename Slots>
+  __device__ Reduction reduction(const Slots& slots) const {
+    return {slots(0), slots(1), problem.mean, true};
+  }
+
+  __device__ typename Transform::Coefficients finish(int64_t channel, const GradientSums& merged,
+                                                     bool stores) const {
+    using C = Compute<T>;
+    return training_coefficients<C>(problem, channel,
+                                    finish_parameters<C>(problem, channel, merged, stores));
+  }
+
+  template <typename Slots>
+  __device__ Transform transform(const Slots& slots,
+                                 const typename Transform::Coefficients* coefficients,
+                                 int64_t first_channel) const {
+    return {slots(0),     slots(1), static_cast<T*>(problem.grad_input),
+            coefficients, aligned,  first_channel};
+  }
+};
+
+}  // namespace
+
+cudaError_t backward_resident(const BackwardProblem& problem, const Launch& launch) {
+  return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
+    const BackwardPass<T, kWidth> pass{problem, launch.policy.aligned};
+    return launch_resident(pass, tiling, launch.policy.resident, launch.stream);
+  });
+}
+
+}  // namespace torchbn::cuda

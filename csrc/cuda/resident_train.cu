@@ -1,0 +1,70 @@
+#include "core/affine.h"
+#include "core/statistics.h"
+#include "cuda/dispatch.cuh"
+#include "cuda/finish.cuh"
+#include "cuda/resident.cuh"
+#include "cuda/resident.h"
+
+namespace torchbn::cuda {
+
+namespace {
+
+// Where the momentum is the counter's reciprocal all channels read it, in no order: then it may be
+// advanced only when all of them are done.
+bool counts_afterwards(const RunningStatistics& running) {
+  return running.num_batches_tracked != nullptr && running.cumulative;
+}
+
+template <typename T, int kWidth>
+struct TrainPass {
+  using Value = T;
+  using Reduction = MomentReduction<T, kWidth>;
+  using Transform = Normalize<T, kWidth>;
+  static constexpr int kTensors = 1;
+
+  TrainProblem problem;
+  int64_t* counter;  // null where it is advanced afterwards
+  bool aligned;
+
+  __device__ const T* tensor(int) const { return static_cast<const T*>(problem.input); }
+
+  template <typename Slots>
+  __device__ Reduction reduction(const Slots& slots) const {
+    return {slots(0), tensor(0), true};
+  }
+
+  __device__ typename Transform::Coefficients finish(int64_t channel, const ShiftedSums& sums,
+                                                     bool stores) const {
+    if (stores && channel == 0 && counter != nullptr) ++*counter;
+    return finish_channel<Compute<T>>(problem, channel, sums, stores);
+  }
+
+  template <typename Slots>
+  __device__ Transform transform(const Slots& slots,
+                                 const typename Transform::Coefficients* coefficients,
+                                 int64_t first_channel) const {
+    return {slots(0), static_cast<T*>(problem.output), coefficients, aligned, first_channel};
+  }
+};
+
+__global__ void advance(int64_t* counter) {
+  if (threadIdx.x == 0) ++*counter;
+}
+
+}  // namespace
+
+cudaError_t train_resident(const TrainProblem& problem, const Launch& launch) {
+  int64_t* const counter = problem.running.num_batches_tracked;
+  const bool afterwards = counts_afterwards(problem.running);
+  const cudaError_t error =
+      with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
+        const TrainPass<T, kWidth> pass{problem, afterwards ? nullptr : counter,
+                                        launch.policy.aligned};
+        return launch_resident(pass, tiling, launch.policy.resident, launch.stream);
+      });
+  if (error != cudaSuccess || !afterwards) return error;
+  advance<<<1, 32, 0, launch.stream>>>(counter);
+  return cudaGetLastError();
+}
+
+}  // namespace torchbn::cuda

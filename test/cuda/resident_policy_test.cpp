@@ -1,0 +1,329 @@
+// Which kernels the shapes of well-known nets get, and why. Run with
+// --gtest_filter='ResidentPolicy*' to see the tables.
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "cuda/launch_policy.h"
+
+namespace torchbn::cuda {
+namespace {
+
+constexpr int64_t kKiB = 1024;
+constexpr int64_t kMiB = 1024 * kKiB;
+
+struct Device {
+  const char* name;
+  DeviceLimits limits;
+};
+constexpr Device kDevices[] = {
+    {"A100", {108, 2147483647, 163 * kKiB, 164 * kKiB, 40 * kMiB, 1}},
+    {"H100", {132, 2147483647, 227 * kKiB, 228 * kKiB, 50 * kMiB, 8}},
+    {"RTX 5090", {170, 2147483647, 99 * kKiB, 100 * kKiB, 96 * kMiB, 8}},
+};
+constexpr DeviceLimits kH100 = kDevices[1].limits;
+
+struct Shape {
+  int64_t channels, spatial;
+};
+struct Net {
+  const char* name;
+  int64_t shown;  // batch
+  std::vector<int64_t> batches;
+  std::vector<Shape> shapes;
+};
+
+constexpr int64_t square(int64_t side) {
+  return side * side;
+}
+
+const std::vector<Net>& nets() {
+  static const std::vector<int64_t> kBatches = {1, 2, 4, 8, 16, 32, 64, 128, 256};
+  static const std::vector<Net> kNets = {
+      {"ResNet-50",
+       128,
+       kBatches,
+       {{64, square(112)},
+        {64, square(56)},
+        {128, square(56)},
+        {256, square(56)},
+        {128, square(28)},
+        {256, square(28)},
+        {512, square(28)},
+        {256, square(14)},
+        {512, square(14)},
+        {1024, square(14)},
+        {512, square(7)},
+        {2048, square(7)}}},
+      {"MobileNetV2",
+       128,
+       kBatches,
+       {{16, square(112)},
+        {32, square(112)},
+        {96, square(112)},
+        {24, square(56)},
+        {96, square(56)},
+        {144, square(56)},
+        {32, square(28)},
+        {144, square(28)},
+        {192, square(28)},
+        {64, square(14)},
+        {96, square(14)},
+        {192, square(14)},
+        {384, square(14)},
+        {576, square(14)},
+        {160, square(7)},
+        {320, square(7)},
+        {576, square(7)},
+        {960, square(7)},
+        {1280, square(7)}}},
+      {"EfficientNet-B0",
+       128,
+       kBatches,
+       {{16, square(112)},
+        {32, square(112)},
+        {96, square(112)},
+        {24, square(56)},
+        {96, square(56)},
+        {144, square(56)},
+        {40, square(28)},
+        {144, square(28)},
+        {240, square(28)},
+        {80, square(14)},
+        {112, square(14)},
+        {240, square(14)},
+        {480, square(14)},
+        {672, square(14)},
+        {192, square(7)},
+        {320, square(7)},
+        {672, square(7)},
+        {1152, square(7)},
+        {1280, square(7)}}},
+      {"features (N, C): ViT blocks and heads",
+       4096,
+       {64, 256, 1024, 4096, 64 * 197, 256 * 197},
+       {{256, 1}, {384, 1}, {768, 1}, {1000, 1}, {1001, 1}, {2048, 1}, {3072, 1}, {8192, 1}}},
+      {"segmentation",
+       8,
+       {1, 2, 4, 8, 16},
+       {{64, square(512)},
+        {19, 512 * 1024},
+        {32, 256 * 512},
+        {48, square(129)},
+        {256, square(129)},
+        {512, square(65)},
+        {2048, square(65)}}},
+      {"video",
+       8,
+       {1, 4, 8, 32},
+       {{64, 16 * square(112)},
+        {64, 16 * square(56)},
+        {128, 8 * square(28)},
+        {256, 4 * square(14)},
+        {512, 2 * square(7)}}},
+  };
+  return kNets;
+}
+
+// A problem of training with tensors at 0, which is as aligned as can be.
+LaunchPolicy choose(const Extent& extent, DType dtype, bool forward, const DeviceLimits& device,
+                    KernelChoice choice = KernelChoice::kAuto) {
+  static float somewhere = 0;
+  if (forward) {
+    TrainProblem problem;
+    problem.extent = extent;
+    problem.dtype = dtype;
+    return choose_policy(problem, device, choice);
+  }
+  BackwardProblem problem;
+  problem.extent = extent;
+  problem.dtype = dtype;
+  problem.training = true;
+  problem.grad_input = &somewhere;
+  return choose_policy(problem, device, choice);
+}
+
+Extent extent(int64_t batch, const Shape& shape, bool channels_last) {
+  return {batch, shape.channels, shape.spatial,
+          channels_last ? Layout::kChannelsLast : Layout::kChannelsFirst};
+}
+
+// Groups of channels x blocks of a cluster, and the shared memory of a block.
+std::string describe(const LaunchPolicy& policy) {
+  const ResidentLaunch& launch = policy.resident;
+  if (launch.cluster == 0) return fmt::format("split: {}", policy.reason);
+  const int64_t groups = policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
+                                                                 : policy.channels_last.groups();
+  return fmt::format("{} x {}, {} KiB: {}", groups, launch.cluster,
+                     (launch.shared_bytes + kKiB - 1) / kKiB, policy.reason);
+}
+
+template <typename F>
+void for_every_shape(const F& f) {
+  for (const Net& net : nets())
+    for (const int64_t batch : net.batches)
+      for (const Shape& shape : net.shapes)
+        for (const bool channels_last : {false, true}) {
+          if (batch * shape.spatial == 1 || (!channels_last && shape.spatial == 1)) continue;
+          for (const DType dtype : {DType::kFloat32, DType::kBFloat16})
+            for (const bool forward : {true, false})
+              f(net, extent(batch, shape, channels_last), dtype, forward);
+        }
+}
+
+TEST(ResidentPolicy, PrintsWhatNetsGet) {
+  const Net* last = nullptr;
+  for_every_shape([&](const Net& net, const Extent& e, DType dtype, bool forward) {
+    if (e.batch != net.shown) return;
+    if (last != &net)
+      fmt::print("\n{}, batches of {} on an H100: > forward, < backward", net.name, net.shown);
+    last = &net;
+    const bool first = e.layout == Layout::kChannelsFirst;
+    if (dtype == DType::kFloat32 && forward)
+      fmt::print("\nC{:<5} S{:<6} {:<5}", e.channels, e.spatial, first ? "first" : "last");
+    fmt::print(" | {} {} {:<36}", dtype == DType::kFloat32 ? "fp32" : "bf16", forward ? ">" : "<",
+               describe(choose(e, dtype, forward, kH100)));
+  });
+  fmt::print("\n\n");
+}
+
+template <typename Tiling>
+void expect_consistent(const LaunchPolicy& policy, const Tiling& tiling, DType dtype, int tensors,
+                       const DeviceLimits& device) {
+  const ResidentLaunch& launch = policy.resident;
+  EXPECT_LE(launch.cluster, device.max_cluster);
+  EXPECT_LE(tiling.splits, launch.cluster);
+  EXPECT_GT(2 * tiling.splits, launch.cluster) << "half of the blocks have nothing to do";
+  EXPECT_EQ(tiling.grid, tiling.groups() * launch.cluster);
+  EXPECT_LE(tiling.grid, device.max_grid);
+  EXPECT_GE(launch.tensor_bytes, tiling.unit_vectors() * tiling.width * int64_t(size_of(dtype)));
+  EXPECT_EQ(launch.sums_offset, tensors * launch.tensor_bytes);
+  EXPECT_EQ(launch.tensor_bytes % kVectorBytes, 0);
+  EXPECT_EQ(launch.coefficients_offset % kVectorBytes, 0);
+  EXPECT_LE(launch.shared_bytes, device.shared_per_block);
+  EXPECT_EQ(launch.shared_limit, device.shared_per_block);
+  EXPECT_EQ(policy.workspace_bytes, 0u);
+  int64_t channels = 0;
+  for (int64_t group = 0; group < tiling.groups(); ++group) {
+    EXPECT_EQ(tiling.first_channel(group), channels);
+    channels += tiling.channels_of(group);
+  }
+  EXPECT_EQ(channels, tiling.channels);
+}
+
+TEST(ResidentPolicy, NumbersFitTheDevice) {
+  for (const Device& device : kDevices)
+    for (const KernelChoice choice : {KernelChoice::kAuto, KernelChoice::kResident})
+      for_every_shape([&](const Net& net, const Extent& e, DType dtype, bool forward) {
+        SCOPED_TRACE(testing::Message() << device.name << ", " << net.name << ", N" << e.batch
+                                        << " C" << e.channels << " S" << e.spatial);
+        const LaunchPolicy policy = choose(e, dtype, forward, device.limits, choice);
+        if (policy.resident.cluster == 0) return;
+        const int tensors = forward ? 1 : 2;
+        if (e.layout == Layout::kChannelsFirst)
+          expect_consistent(policy, policy.channels_first, dtype, tensors, device.limits);
+        else
+          expect_consistent(policy, policy.channels_last, dtype, tensors, device.limits);
+      });
+}
+
+int cluster(const Extent& e, DType dtype, bool forward = true,
+            KernelChoice choice = KernelChoice::kAuto, const DeviceLimits& device = kH100) {
+  return choose(e, dtype, forward, device, choice).resident.cluster;
+}
+
+// All planes of ResNet-50 but the first ones of large batches stay on chip.
+TEST(ResidentPolicy, HoldsChannelsFirstNets) {
+  for (const Net& net : nets()) {
+    if (std::string(net.name) != "ResNet-50") continue;
+    for (const int64_t batch : net.batches)
+      for (const Shape& shape : net.shapes)
+        for (const DType dtype : {DType::kFloat32, DType::kBFloat16})
+          for (const bool forward : {true, false}) {
+            const Extent e = extent(batch, shape, false);
+            const int64_t bytes =
+                batch * shape.spatial * static_cast<int64_t>(size_of(dtype)) * (forward ? 1 : 2);
+            if (bytes > 8 * 220 * kKiB) continue;
+            EXPECT_GT(cluster(e, dtype, forward, KernelChoice::kResident), 0)
+                << batch << " " << shape.channels << " " << shape.spatial;
+          }
+  }
+}
+
+TEST(ResidentPolicy, TakesTheSmallestClusterThatFillsTheDeviceInPairs) {
+  const auto first = [](int64_t batch, int64_t channels, int64_t side) {
+    return Extent{batch, channels, square(side), Layout::kChannelsFirst};
+  };
+  EXPECT_EQ(cluster(first(32, 256, 14), DType::kFloat32), 1);   // 25 KiB a channel
+  EXPECT_EQ(cluster(first(32, 256, 56), DType::kFloat32), 4);   // 392 KiB
+  EXPECT_EQ(cluster(first(32, 256, 56), DType::kBFloat16), 2);  // half of it
+  EXPECT_EQ(cluster(first(32, 256, 56), DType::kFloat32, false), 8);
+  EXPECT_EQ(cluster(first(32, 64, 28), DType::kFloat32), 4);  // 98 KiB, but few channels
+  EXPECT_EQ(cluster(first(128, 64, 112), DType::kFloat32), 0);
+  // Channels-last: 64 bytes by 25088 rows are held by eight blocks.
+  EXPECT_EQ(cluster({128, 1024, square(14), Layout::kChannelsLast}, DType::kBFloat16), 8);
+}
+
+TEST(ResidentPolicy, SaysWhy) {
+  const auto reason = [](const Extent& e, bool forward = true,
+                         KernelChoice choice = KernelChoice::kAuto) {
+    return std::string(choose(e, DType::kFloat32, forward, kH100, choice).reason);
+  };
+  EXPECT_EQ(reason({256, 64, square(112), Layout::kChannelsFirst}), "does not fit on chip");
+  EXPECT_EQ(reason({64, 1001, 1, Layout::kChannelsLast}), "channels lie in several tiles");
+  EXPECT_EQ(reason({32, 256, square(56), Layout::kChannelsFirst}), "one read");
+  EXPECT_EQ(reason({8, 3, 100, Layout::kChannelsFirst}), "small: one launch");
+  EXPECT_EQ(reason({64, 4, 4096, Layout::kChannelsFirst}), "too few blocks");
+  EXPECT_EQ(reason({64, 4, 4096, Layout::kChannelsFirst}, true, KernelChoice::kResident),
+            "asked for");
+  EXPECT_EQ(reason({8, 3, 100, Layout::kChannelsFirst}, true, KernelChoice::kSplit), "asked for");
+}
+
+// Before compute capability 9.0 a block is alone.
+TEST(ResidentPolicy, DoesWithoutClusters) {
+  for_every_shape([](const Net&, const Extent& e, DType dtype, bool forward) {
+    EXPECT_LE(cluster(e, dtype, forward, KernelChoice::kResident, kDevices[0].limits), 1);
+  });
+  EXPECT_EQ(cluster({32, 2048, 49, Layout::kChannelsFirst}, DType::kFloat32, true,
+                    KernelChoice::kAuto, kDevices[0].limits),
+            1);
+}
+
+TEST(ResidentPolicy, IsNotTheDefaultYet) {
+  TrainProblem problem;
+  problem.extent = {32, 256, 196, Layout::kChannelsFirst};
+  EXPECT_EQ(choose_policy(problem, kH100).resident.cluster, 0);
+  EXPECT_GT(choose_policy(problem, kH100, KernelChoice::kAuto).resident.cluster, 0);
+}
+
+// One pass over what is read is all that evaluation, and parameters' gradients alone, need.
+TEST(ResidentPolicy, IsForWhatWouldBeReadTwice) {
+  InferenceProblem inference;
+  inference.extent = {32, 256, 196, Layout::kChannelsFirst};
+  EXPECT_EQ(choose_policy(inference, kH100, KernelChoice::kResident).resident.cluster, 0);
+  float value = 0;
+  BackwardProblem backward;
+  backward.extent = inference.extent;
+  backward.training = true;
+  backward.grad_weight.data = &value;
+  EXPECT_EQ(choose_policy(backward, kH100, KernelChoice::kResident).resident.cluster, 0);
+  backward.grad_input = &value;
+  EXPECT_GT(choose_policy(backward, kH100, KernelChoice::kResident).resident.cluster, 0);
+  backward.training = false;
+  EXPECT_EQ(choose_policy(backward, kH100, KernelChoice::kResident).resident.cluster, 0);
+}
+
+TEST(ResidentPolicy, ChoicesHaveNames) {
+  EXPECT_EQ(kernel_choice("split"), KernelChoice::kSplit);
+  EXPECT_EQ(kernel_choice("resident"), KernelChoice::kResident);
+  EXPECT_EQ(kernel_choice("auto"), KernelChoice::kAuto);
+  for (const char* name : {"", "Split", "auto ", "1"}) EXPECT_FALSE(kernel_choice(name)) << name;
+}
+
+}  // namespace
+}  // namespace torchbn::cuda

@@ -1,0 +1,192 @@
+// The resident kernels as they are on a simulated device, whose clusters run interleaved and whose
+// copies to shared memory land late. See simulated/device.h.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <stdexcept>
+#include <vector>
+
+#include "cuda/simulated_call.h"
+
+namespace torchbn::test {
+namespace {
+
+using cuda::KernelChoice;
+using simulated::Wait;
+
+// Asks for clusters of `cluster` blocks by having more multiprocessors than can be filled, and room
+// for every test's shape.
+cuda::DeviceLimits with_cluster(int cluster) {
+  cuda::DeviceLimits device{1000};
+  device.shared_per_block = 4 << 20;
+  device.shared_per_multiprocessor = 8 << 20;
+  device.max_cluster = cluster;
+  return device;
+}
+
+SimulatedCall resident_call(const Extent& e, DType dtype, int cluster, double mean = 3,
+                            int64_t offset = 0) {
+  SimulatedCall call(e, dtype, normal(e.numel(), mean, 2, 1), offset);
+  call.device = with_cluster(cluster);
+  call.choice = KernelChoice::kResident;
+  return call;
+}
+
+class ResidentKernels : public KernelTest {
+ protected:
+  // Shapes take turns being misaligned and having a constant momentum.
+  void check_all(int cluster, const std::vector<std::array<int64_t, 3>>& shapes) {
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      const auto& [batch, channels, spatial] = shapes[i];
+      const int64_t offset = static_cast<int64_t>(i % 3);
+      SimulatedCall call =
+          resident_call(extent(batch, channels, spatial), dtype(), cluster, 3, offset);
+      call.cumulative = i % 2 == 0;
+      check_simulated(call, offset);
+      call.train();
+      EXPECT_EQ(call.policy.resident.cluster, cluster) << describe(call.extent, dtype());
+    }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(All, ResidentKernels, every_layout_and_dtype(), name_of_kernel_test);
+
+// One channel, two values, odd planes and channel counts, a last group of channels that is short.
+TEST_P(ResidentKernels, BlocksOfTheirOwn) {
+  check_all(1, {{2, 1, 1},
+                {1, 1, 2},
+                {2, 3, 1},
+                {1, 5, 3},
+                {3, 2, 4},
+                {2, 9, 8},
+                {1, 1, 1023},
+                {1, 1, 1025},
+                {3, 3, 49},
+                {2, 33, 49},
+                {300, 5, 1},
+                {4, 40, 9},
+                {2, 136, 4},
+                {2, 8, 196}});
+}
+
+// Two blocks to eight share a channel, or a tile of channels, evenly or not.
+TEST_P(ResidentKernels, Clusters) {
+  check_all(2, {{1, 1, 16411}, {67, 3, 129}, {2100, 33, 1}, {4, 5, 4096}, {1, 40, 2099}});
+  check_all(4, {{1, 1, 32771}});
+  check_all(8, {{33, 2, 3136}});
+}
+
+TEST_P(ResidentKernels, EverySubsetOfGradients) {
+  for (const int cluster : {1, 2}) {
+    SimulatedCall all = resident_call(extent(36, 2, 1000), dtype(), cluster);
+    simulated::set_order(Order::kForward);
+    all.train();
+    const SimulatedCall before = all;
+    all.backward(true);
+    ASSERT_EQ(all.policy.resident.cluster, cluster);
+    for (int subset = 0; subset < 8; ++subset) {
+      SimulatedCall some = before;
+      some.backward(true, subset & 1, subset & 2, subset & 4);
+      // Without the input's gradient, nothing is read twice: the split kernels sum up.
+      EXPECT_EQ(some.policy.resident.cluster, subset & 1 ? cluster : 0);
+      EXPECT_TRUE(some.dx.same_bits(subset & 1 ? all.dx : before.dx)) << subset;
+      if (!(subset & 1)) continue;
+      EXPECT_TRUE(some.dw.same_bits(subset & 2 ? all.dw : before.dw)) << subset;
+      EXPECT_TRUE(some.db.same_bits(subset & 4 ? all.db : before.db)) << subset;
+    }
+  }
+}
+
+TEST_P(ResidentKernels, OneLaunchPerDirection) {
+  SimulatedCall call = resident_call(extent(8, 6, 100), dtype(), 1);
+  call.cumulative = false;
+  const auto launches = [](auto&& work) {
+    const int before = simulated::launches();
+    work();
+    return simulated::launches() - before;
+  };
+  EXPECT_EQ(launches([&] { call.train(); }), 1);
+  EXPECT_EQ(launches([&] { call.backward(true); }), 1);
+  // The counter tells all channels the momentum, and advances when they have read it.
+  call.cumulative = true;
+  EXPECT_EQ(launches([&] { call.train(); }), 2);
+  EXPECT_EQ(call.counter, 6);
+}
+
+TEST_P(ResidentKernels, VarianceHoldsFarFromZero) {
+  if (size_of(dtype()) == 2) return;  // neighbours of 1e6 are too far apart
+  for (const int cluster : {1, 4}) {
+    SimulatedCall call = resident_call(extent(33, 3, 999), dtype(), cluster, 2e6);
+    call.eps = 0;
+    call.train();
+    ASSERT_EQ(call.policy.resident.cluster, cluster);
+    const Doubles x = call.x.values();
+    const Reference expected(call.extent, x, 0);
+    for (int64_t c = 0; c < 3; ++c)
+      EXPECT_NEAR(std::pow(expected.invstd[c] / call.save_invstd[c], 2), 1, 1e-6);
+    call.expect_near(call.y, call.normalized(call.save_mean, call.save_invstd), 8, "y");
+  }
+}
+
+TEST_P(ResidentKernels, ConstantChannelsBecomeTheirBias) {
+  for (const int cluster : {1, 2}) {
+    const Extent e = extent(36, 3, 1000);
+    SimulatedCall call = resident_call(e, dtype(), cluster);
+    call.x = Buffer(dtype(), Doubles(static_cast<size_t>(e.numel()), 3e4));
+    call.train();
+    for (int64_t i = 0; i < e.numel(); ++i) ASSERT_EQ(call.y[i], call.b[channel_of(e, i)]);
+  }
+}
+
+// Every wait of a kernel but the named ones is needed: left out, results change, depend on who is
+// first, or the device notices.
+void expect_needed(SimulatedCall call, bool forward, Wait wait, const std::vector<int>& needed) {
+  simulated::set_order(Order::kForward);
+  if (!forward) call.train();
+  SimulatedCall right = call;
+  forward ? right.train() : right.backward(true);
+  ASSERT_GT(right.policy.resident.cluster, 0);
+  for (const int nth : needed) {
+    bool noticed = false;
+    for (const Order order : {Order::kForward, Order::kBackward, Order::kShuffled}) {
+      simulated::set_order(order);
+      simulated::leave_out(wait, nth);
+      SimulatedCall wrong = call;
+      try {
+        forward ? wrong.train() : wrong.backward(true);
+        noticed |= !wrong.same_bits(right);
+      } catch (const std::logic_error&) {
+        noticed = true;
+      }
+      simulated::leave_out(wait, -1);
+    }
+    EXPECT_TRUE(noticed) << describe(call.extent, call.dtype)
+                         << (forward ? " forward" : " backward") << ": wait " << nth << " of kind "
+                         << static_cast<int>(wait);
+  }
+}
+
+TEST(ResidentWaits, AreAllNeeded) {
+  for (const bool forward : {true, false}) {
+    // A block alone: before the warps' sums are merged, and before values are transformed. What
+    // lies between them keeps apart what only the first thread does here.
+    const SimulatedCall first =
+        resident_call({8, 2, 999, Layout::kChannelsFirst}, DType::kFloat32, 1);
+    expect_needed(first, forward, Wait::kForBlock, {0, 3});
+    expect_needed(first, forward, Wait::kForCopies, {0});
+    // Before the upper half of the stack is added, and the half of that; before the channels are
+    // finished, and their values transformed.
+    const SimulatedCall last =
+        resident_call({8, 40, 99, Layout::kChannelsLast}, DType::kBFloat16, 1);
+    expect_needed(last, forward, Wait::kForBlock, {0, 1, 2});
+    expect_needed(last, forward, Wait::kForCopies, {0});
+    // Before the blocks' sums are read, and before a block ends whose sums others still read.
+    for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+      const SimulatedCall shared = resident_call({8, 2, 4096, layout}, DType::kFloat32, 2);
+      expect_needed(shared, forward, Wait::kForCluster, {0, 1});
+    }
+  }
+}
+
+}  // namespace
+}  // namespace torchbn::test
