@@ -62,7 +62,7 @@ LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_
     policy.parts = policy.channels_last.splits * policy.channels_last.partial_row / extent.channels;
     width = policy.channels_last.width;
   }
-  policy.aligned = address_bits % (static_cast<uintptr_t>(width) * size_of(dtype)) == 0;
+  policy.aligned = is_aligned(address_bits, width, dtype);
   if (!reduces) policy.parts = 0;
   policy.finish = finish_launch(extent.channels, policy.parts, device);
 
@@ -72,6 +72,10 @@ LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_
   policy.workspace_bytes =
       policy.coefficients_offset + static_cast<size_t>(extent.channels) * kCoefficientBytes;
   return policy;
+}
+
+bool is_aligned(uintptr_t address_bits, int width, DType dtype) {
+  return address_bits % (static_cast<uintptr_t>(width) * size_of(dtype)) == 0;
 }
 
 std::optional<KernelChoice> kernel_choice(std::string_view name) {
@@ -88,9 +92,9 @@ bool needs_sums(const BackwardProblem& problem) {
 
 LaunchPolicy choose_policy(const TrainProblem& problem, const DeviceLimits& device,
                            KernelChoice choice) {
-  const LaunchPolicy split = choose_policy(
-      problem.extent, problem.dtype, bits(problem.input) | bits(problem.output), true, device);
-  return resident_or(split, problem.extent, problem.dtype, 1, device, choice);
+  const uintptr_t addresses = bits(problem.input) | bits(problem.output);
+  return resident_or(choose_policy(problem.extent, problem.dtype, addresses, true, device),
+                     problem.extent, problem.dtype, 1, addresses, device, choice);
 }
 
 // Nothing is to be read twice.
@@ -104,12 +108,12 @@ LaunchPolicy choose_policy(const InferenceProblem& problem, const DeviceLimits& 
 // twice. In evaluation with all of them split kernels are left to read grad_output twice.
 LaunchPolicy choose_policy(const BackwardProblem& problem, const DeviceLimits& device,
                            KernelChoice choice) {
+  const uintptr_t addresses =
+      bits(problem.grad_output) | bits(problem.input) | bits(problem.grad_input);
   const LaunchPolicy split =
-      choose_policy(problem.extent, problem.dtype,
-                    bits(problem.grad_output) | bits(problem.input) | bits(problem.grad_input),
-                    needs_sums(problem), device);
+      choose_policy(problem.extent, problem.dtype, addresses, needs_sums(problem), device);
   if (!problem.training || problem.grad_input == nullptr) return split;
-  return resident_or(split, problem.extent, problem.dtype, 2, device, choice);
+  return resident_or(split, problem.extent, problem.dtype, 2, addresses, device, choice);
 }
 
 }  // namespace torchbn::cuda

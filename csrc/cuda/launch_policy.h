@@ -52,7 +52,7 @@ struct ResidentLaunch {
 };
 
 struct LaunchPolicy {
-  Layout layout = Layout::kChannelsFirst;
+  Layout layout = Layout::kChannelsFirst;  // that of the tiling in use
   bool aligned = false;  // whether all vectors lie on their own alignment in every tensor
   ChannelsFirstTiling channels_first;
   ChannelsLastTiling channels_last;
@@ -70,6 +70,9 @@ struct LaunchPolicy {
 // extent's size.
 LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_bits, bool reduces,
                            const DeviceLimits& device);
+
+// Whether vectors of `width` values lie on their own alignment.
+bool is_aligned(uintptr_t address_bits, int width, DType dtype);
 
 // In evaluation, the input's gradient alone needs no sums.
 bool needs_sums(const BackwardProblem& problem);

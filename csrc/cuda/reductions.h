@@ -152,10 +152,10 @@ TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction,
   constexpr int kVectors = Reduction::kVectorsAcross;
   LaneSums<Reduction> sums;
   typename Reduction::Center center[kWidth];
-  int64_t channel = walk.channel;
+  LaneChannel lane = walk.first_lane;
   for (int w = 0; w < kWidth; ++w) {
-    center[w] = reduction.center(channel, channel);
-    channel = next_channel(channel, tiling.channels);
+    center[w] = reduction.center(lane.channel, lane.first_value(tiling));
+    lane.step(tiling);
   }
   for (; walk.left > 0; walk.left -= kVectors) {
     typename Reduction::Item items[kVectors];

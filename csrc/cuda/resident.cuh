@@ -53,8 +53,22 @@ __device__ inline void wait_for_copies() {
   __pipeline_wait_prior(0);
 }
 
-// What the threads of a block have summed up, merged to one value per channel of the group, at the
-// head of `shared`. Valid for the block after its next barrier.
+// Merges the sums of each plane's values to the first of them, a warp to a plane.
+template <typename Sums>
+__device__ void merge_planes(const ChannelsLastTiling& tiling, Sums* shared) {
+  const int plane = static_cast<int>(tiling.plane);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int begin = static_cast<int>(threadIdx.x) / 32 * plane; begin < tiling.merged_width;
+       begin += kBlock / 32 * plane) {
+    Sums sums;
+    for (int i = lane; i < plane; i += 32) sums.merge(shared[begin + i]);
+    sums = merge_lanes(sums, 32);
+    if (lane == 0) shared[begin] = sums;
+  }
+}
+
+// What the threads of a block have summed up, merged to one value per channel of the group, `plane`
+// values apart in `shared`. Valid for the block after its next barrier.
 template <typename Sums>
 __device__ void merge_unit(const Sums& own, const ChannelsFirstTiling&, Sums* shared) {
   const Sums sums = merge_block(own, shared);
@@ -64,6 +78,7 @@ template <typename Reduction>
 __device__ void merge_unit(const LaneSums<Reduction>& own, const ChannelsLastTiling& tiling,
                            typename Reduction::Sums* shared) {
   merge_columns(own, tiling, shared);
+  if (tiling.plane > 1) merge_planes(tiling, shared);
 }
 
 // The blocks' sums in the order of their ranks.
@@ -103,7 +118,8 @@ __global__ void __launch_bounds__(kBlock, kMinBlocks)
   const int64_t first = tiling.first_channel(group);
   const int channels = static_cast<int>(tiling.channels_of(group));
   for (int i = static_cast<int>(threadIdx.x); i < channels; i += static_cast<int>(blockDim.x))
-    coefficients[i] = pass.finish(first + i, merge_cluster(cluster, sums + i), cluster.rank() == 0);
+    coefficients[i] = pass.finish(first + i, merge_cluster(cluster, sums + i * tiling.sums_apart()),
+                                  cluster.rank() == 0);
   cluster.arrive();
   __syncthreads();
   apply_transform(pass.transform(slots, coefficients, first), tiling, walk);

@@ -1,6 +1,9 @@
 #include "cuda/resident_policy.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
+#include <iterator>
 
 namespace torchbn::cuda {
 
@@ -19,6 +22,13 @@ constexpr int64_t kSmallTensor = int64_t{2} << 20;
 constexpr int64_t kSumsBytes = 16;
 constexpr int64_t kCoefficientBytes = 32;
 
+struct Problem {
+  Extent extent;
+  DType dtype;
+  int tensors;
+  uintptr_t address_bits;
+};
+
 struct Candidate {
   LaunchPolicy policy;
   int64_t blocks = 0;  // none where the kernel does not accept the tiling
@@ -31,24 +41,33 @@ int64_t sums_of(const ChannelsLastTiling& tiling) {
   return tiling.stack_room();
 }
 
+void put(LaunchPolicy& policy, const ChannelsFirstTiling& tiling) {
+  policy.channels_first = tiling;
+}
+void put(LaunchPolicy& policy, const ChannelsLastTiling& tiling) {
+  policy.channels_last = tiling;
+  policy.layout = Layout::kChannelsLast;
+}
+
 // Lays a unit out in shared memory. Where half the cluster has nothing to hold, a smaller one would
 // do as well.
 template <typename Tiling>
-Candidate place(const LaunchPolicy& split, Tiling LaunchPolicy::*member, Tiling tiling, DType dtype,
-                int tensors, int cluster, const DeviceLimits& device) {
+Candidate place(const Problem& problem, Tiling tiling, int cluster, const DeviceLimits& device) {
+  const auto value_bytes = static_cast<int64_t>(size_of(problem.dtype));
   divide(tiling, cluster);
+  tiling.grid = tiling.groups() * cluster;
   ResidentLaunch launch;
   launch.cluster = cluster;
-  launch.shared_limit = device.shared_per_block;
-  launch.tensor_bytes = tiling.unit_vectors() * tiling.width * static_cast<int64_t>(size_of(dtype));
-  launch.sums_offset = tensors * launch.tensor_bytes;
+  launch.tensor_bytes = tiling.unit_vectors() * tiling.width * value_bytes;
+  launch.sums_offset = problem.tensors * launch.tensor_bytes;
   launch.coefficients_offset = launch.sums_offset + sums_of(tiling) * kSumsBytes;
   launch.shared_bytes = launch.coefficients_offset + tiling.channels_of(0) * kCoefficientBytes;
-  tiling.grid = tiling.groups() * cluster;
+  launch.shared_limit = device.shared_per_block;
 
-  Candidate candidate{split};
-  candidate.policy.*member = tiling;
+  Candidate candidate;
+  put(candidate.policy, tiling);
   candidate.policy.resident = launch;
+  candidate.policy.aligned = is_aligned(problem.address_bits, tiling.width, problem.dtype);
   if (2 * tiling.splits > cluster && launch.shared_bytes <= device.shared_per_block &&
       tiling.grid <= device.max_grid)
     candidate.blocks = tiling.units();
@@ -65,84 +84,91 @@ bool pairs(const Candidate& candidate, const DeviceLimits& device) {
          device.shared_per_multiprocessor;
 }
 
-// The smallest cluster, and for it the widest tile, that fills the device in pairs of blocks; where
-// there is none, what makes most blocks.
-Candidate best(const LaunchPolicy& split, const Extent& extent, DType dtype, int tensors,
+// The smallest cluster, and for it the first of the tilings, that fills the device in pairs of
+// blocks; where there is none, what makes most blocks.
+template <typename Tiling, size_t kCount>
+Candidate best(const Problem& problem, const std::array<Tiling, kCount>& tilings,
                const DeviceLimits& device) {
-  Candidate found{split};
-  found.policy.reason = "does not fit on chip";
-  bool satisfied = false;
-  const auto consider = [&](const Candidate& other) {
-    if (satisfied || other.blocks == 0) return;
-    satisfied = fills(other, device) && pairs(other, device);
-    if (satisfied || other.blocks > found.blocks) found = other;
-  };
-  for (int cluster = 1; cluster <= device.max_cluster; cluster *= 2) {
-    if (extent.layout == Layout::kChannelsFirst) {
-      consider(place(split, &LaunchPolicy::channels_first, tile_channels_first(extent, dtype),
-                     dtype, tensors, cluster, device));
-      continue;
+  Candidate found;
+  for (int cluster = 1; cluster <= device.max_cluster; cluster *= 2)
+    for (const Tiling& tiling : tilings) {
+      if (!tiling.tiles_are_groups()) continue;
+      const Candidate other = place(problem, tiling, cluster, device);
+      if (other.blocks > 0 && fills(other, device) && pairs(other, device)) return other;
+      if (other.blocks > found.blocks) found = other;
     }
+  return found;
+}
+
+template <typename F>
+std::array<ChannelsLastTiling, std::size(kTileColumns)> for_all_columns(const F& tile) {
+  std::array<ChannelsLastTiling, std::size(kTileColumns)> tilings;
+  std::transform(std::begin(kTileColumns), std::end(kTileColumns), tilings.begin(), tile);
+  return tilings;
+}
+
+Candidate best(const Problem& problem, const DeviceLimits& device) {
+  const Extent& extent = problem.extent;
+  const DType dtype = problem.dtype;
+  if (extent.layout == Layout::kChannelsLast) {
     // Where C values are no whole vectors, a tile must be as wide as the virtual row, or channels
     // would lie in several tiles.
-    const int64_t width = kVectorBytes / static_cast<int64_t>(size_of(dtype));
-    for (const int columns : kTileColumns) {
-      const int longest_row = extent.channels % width == 0 ? columns : kLongestRow;
-      const ChannelsLastTiling tiling = tile_channels_last(extent, dtype, columns, longest_row);
-      if (tiling.tiles_are_groups())
-        consider(
-            place(split, &LaunchPolicy::channels_last, tiling, dtype, tensors, cluster, device));
-      else
-        found.policy.reason = "channels lie in several tiles";
-    }
+    const bool whole = extent.channels * static_cast<int64_t>(size_of(dtype)) % kVectorBytes == 0;
+    const auto tile = [&](int columns) {
+      return tile_channels_last(extent, dtype, columns, whole ? columns : kLongestRow);
+    };
+    return best(problem, for_all_columns(tile), device);
   }
-  return found;
+  // Whole vectors come before single values, if enough blocks can have them.
+  const auto tile = [&](int columns) { return tile_planes(extent, dtype, columns); };
+  const Candidate planes = best(problem, for_all_columns(tile), device);
+  if (fills(planes, device)) return planes;
+  const std::array channels = {tile_channels_first(extent, dtype)};
+  const Candidate single = best(problem, channels, device);
+  return single.blocks > planes.blocks ? single : planes;
 }
 
 // With half of its multiprocessors a device still moves about all that its memory can, if every one
 // of them has its shared memory full of loads under way. Below half of the L2 cache, a second read
 // comes from there, and all multiprocessors are wanted for it.
-bool is_worthwhile(LaunchPolicy& policy, const Extent& extent, DType dtype, int64_t blocks,
-                   const DeviceLimits& device) {
-  const int64_t bytes = extent.numel() * static_cast<int64_t>(size_of(dtype));
+bool is_worthwhile(const Problem& problem, int64_t blocks, const DeviceLimits& device,
+                   const char*& reason) {
+  const int64_t bytes = problem.extent.numel() * static_cast<int64_t>(size_of(problem.dtype));
   if (bytes <= kSmallTensor) {
-    policy.reason = "small: one launch";
+    reason = "small: one launch";
     return true;
   }
   if (blocks >= device.multiprocessors) {
-    policy.reason = "one read";
+    reason = "one read";
     return true;
   }
   if (2 * bytes > device.l2_bytes && 2 * blocks >= device.multiprocessors) {
-    policy.reason = "one read, by half the device";
+    reason = "one read, by half the device";
     return true;
   }
-  policy.reason = "too few blocks";
+  reason = "too few blocks";
   return false;
 }
 
 }  // namespace
 
-LaunchPolicy resident_or(const LaunchPolicy& split, const Extent& extent, DType dtype, int tensors,
-                         const DeviceLimits& device, KernelChoice choice) {
-  LaunchPolicy otherwise = split;
-  otherwise.reason = "asked for";
-  if (choice == KernelChoice::kSplit) return otherwise;
+LaunchPolicy resident_or(LaunchPolicy split, const Extent& extent, DType dtype, int tensors,
+                         uintptr_t address_bits, const DeviceLimits& device, KernelChoice choice) {
+  split.reason = "asked for";
+  if (choice == KernelChoice::kSplit) return split;
 
-  Candidate found = best(split, extent, dtype, tensors, device);
+  const Problem problem{extent, dtype, tensors, address_bits};
+  Candidate found = best(problem, device);
   if (found.blocks == 0) {
-    otherwise.reason = found.policy.reason;
-    return otherwise;
+    split.reason = "does not fit on chip";
+    return split;
   }
-
   found.policy.reason = "asked for";
   if (choice == KernelChoice::kAuto &&
-      !is_worthwhile(found.policy, extent, dtype, found.blocks, device)) {
-    otherwise.reason = found.policy.reason;
-    return otherwise;
+      !is_worthwhile(problem, found.blocks, device, found.policy.reason)) {
+    split.reason = found.policy.reason;
+    return split;
   }
-  found.policy.parts = 0;
-  found.policy.workspace_bytes = 0;
   return found.policy;
 }
 

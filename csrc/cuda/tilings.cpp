@@ -84,6 +84,30 @@ ChannelsLastTiling tile_channels_last(const Extent& extent, DType dtype, int col
   return tiling;
 }
 
+ChannelsLastTiling tile_planes(const Extent& extent, DType dtype, int columns) {
+  ChannelsLastTiling tiling;
+  tiling.width = full_width(dtype);
+  tiling.channels = extent.channels;
+  tiling.plane = extent.spatial;
+  tiling.numel = extent.numel();
+  tiling.virtual_rows = extent.batch;
+
+  // The fewest planes that make whole vectors, then as many of those as `columns` take.
+  const int64_t sample = extent.channels * extent.spatial;
+  const int64_t fewest = tiling.width / std::gcd<int64_t>(extent.spatial, tiling.width);
+  const int64_t shortest = fewest * extent.spatial / tiling.width;
+  if (widest_dividing(extent.spatial, dtype) > 1 || sample % tiling.width != 0 || shortest > kBlock)
+    return tiling;
+  const int64_t most = std::max<int64_t>(1, columns / shortest);
+  tiling.row_vectors = sample / tiling.width;
+  tiling.columns = static_cast<int>(std::min(most * shortest, tiling.row_vectors));
+  tiling.rows = tiling.block / tiling.columns;
+  tiling.tiles = ceil_div(tiling.row_vectors, tiling.columns);
+  tiling.merged_width = tiling.columns * tiling.width;
+  tiling.partial_row = sample;
+  return tiling;
+}
+
 void divide(ChannelsFirstTiling& tiling, int64_t parts) {
   tiling.vectors_per_split = split_size(tiling.vectors, tiling.block, parts);
   tiling.splits = ceil_div(tiling.vectors, tiling.vectors_per_split);

@@ -46,7 +46,9 @@ struct ChannelsFirstTiling {
   TORCHBN_HOST_DEVICE int pitch() const { return block; }
   TORCHBN_HOST_DEVICE int64_t unit_vectors() const { return vectors_per_split; }
 
-  // A group is a channel.
+  // A group is a channel, whose sums are one value.
+  TORCHBN_HOST_DEVICE int64_t sums_apart() const { return 1; }
+  TORCHBN_HOST_DEVICE bool tiles_are_groups() const { return true; }
   TORCHBN_HOST_DEVICE int64_t groups() const { return channels; }
   TORCHBN_HOST_DEVICE int64_t first_channel(int64_t group) const { return group; }
   TORCHBN_HOST_DEVICE int64_t channels_of(int64_t) const { return 1; }
@@ -55,6 +57,8 @@ struct ChannelsFirstTiling {
 // Channels-last, (N, S, C): `fold` rows of C values are one virtual row, which makes vectors of
 // full width possible for every C and fills a block where C is small. A work unit is a tile of
 // `columns` vectors by some virtual rows; a thread stays in one column.
+// Channels-first with planes that are no whole vectors can be divided in the same way: a row is
+// then a sample of C planes, and a tile is made of whole planes.
 struct ChannelsLastTiling {
   int width = 1;
   int block = kBlock;
@@ -62,9 +66,10 @@ struct ChannelsLastTiling {
   int rows = 1;     // virtual rows that a block reads at once; rows * columns <= block
   int64_t grid = 1;
   int64_t channels = 0;
+  int64_t plane = 1;  // neighbouring values of a row that are of the same channel
   int64_t numel = 0;  // the last virtual row may stop short
   int64_t fold = 1;
-  int64_t row_vectors = 0;  // per virtual row, fold * C / width
+  int64_t row_vectors = 0;  // per virtual row, fold * C * plane / width
   int64_t virtual_rows = 0;
   int64_t rows_per_split = 0;
   int64_t splits = 0;
@@ -78,13 +83,20 @@ struct ChannelsLastTiling {
   TORCHBN_HOST_DEVICE int pitch() const { return rows * columns; }
   TORCHBN_HOST_DEVICE int64_t unit_vectors() const { return rows_per_split * columns; }
 
-  // A group is a tile, unless channels lie in several of them.
-  TORCHBN_HOST_DEVICE bool tiles_are_groups() const { return tiles == 1 || fold == 1; }
+  // A group is a tile, unless channels lie in several of them. Its sums have a row of the stack,
+  // those of a channel a plane of it.
+  TORCHBN_HOST_DEVICE bool tiles_are_groups() const {
+    return tiles == 1 || (tiles > 1 && fold == 1);
+  }
   TORCHBN_HOST_DEVICE int64_t groups() const { return tiles; }
-  TORCHBN_HOST_DEVICE int64_t first_channel(int64_t group) const { return group * merged_width; }
+  TORCHBN_HOST_DEVICE int64_t sums_apart() const { return plane; }
+  TORCHBN_HOST_DEVICE int64_t first_channel(int64_t group) const {
+    return group * (merged_width / plane);
+  }
   TORCHBN_HOST_DEVICE int64_t channels_of(int64_t group) const {
     const int64_t left = channels - first_channel(group);
-    return left < merged_width ? left : merged_width;
+    const int64_t full = merged_width / plane;
+    return left < full ? left : full;
   }
 
   // The sums of a unit, one for every lane of `pitch` vectors, are a stack of rows of
@@ -102,6 +114,10 @@ struct ChannelsLastTiling {
 ChannelsFirstTiling tile_channels_first(const Extent& extent, DType dtype);
 ChannelsLastTiling tile_channels_last(const Extent& extent, DType dtype, int columns,
                                       int longest_row);
+
+// Channels-first divided as channels-last is, in tiles of about `columns` vectors. Without tiles
+// where planes are vectors anyway, samples are not, or planes are too long for a block.
+ChannelsLastTiling tile_planes(const Extent& extent, DType dtype, int columns);
 
 // Makes splits of one size, `parts` of them or less, the last one shorter and none of them empty.
 void divide(ChannelsFirstTiling& tiling, int64_t parts);

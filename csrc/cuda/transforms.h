@@ -112,11 +112,13 @@ template <typename Transform, typename Walk>
 TORCHBN_HOST_DEVICE void apply_transform(const Transform& transform,
                                          const ChannelsLastTiling& tiling, Walk walk) {
   constexpr int kWidth = Transform::kVectorWidth;
+  // Columns past the row's end belong to no channel of the tile.
+  if (walk.empty()) return;
   typename Transform::Coefficients coefficients[kWidth];
-  int64_t channel = walk.channel;
+  LaneChannel lane = walk.first_lane;
   for (int w = 0; w < kWidth; ++w) {
-    coefficients[w] = transform.coefficients[channel - transform.first_channel];
-    channel = next_channel(channel, tiling.channels);
+    coefficients[w] = transform.coefficients[lane.channel - transform.first_channel];
+    lane.step(tiling);
   }
   transform_vectors<true>(transform, tiling, walk, coefficients);
   for (int w = 0; w < kWidth; ++w)

@@ -43,7 +43,7 @@ struct ChannelsFirstWalk {
   // Where the next vector is loaded from.
   TORCHBN_HOST_DEVICE int64_t from() const { return next; }
 
-  // The channel's first value, which is its pivot.
+  // Of the channel's first value, which is its pivot.
   TORCHBN_HOST_DEVICE int64_t first_value(const ChannelsFirstTiling& tiling) const {
     return channel * tiling.plane * tiling.width;
   }
@@ -52,10 +52,26 @@ struct ChannelsFirstWalk {
   int64_t position_ = 0;  // vectors within the plane
 };
 
-// A column of a tile, (rows, C). Lane w of its vectors belongs to the channel w places after
-// `channel`, cyclically. The very last vector of a tensor may be a short one.
-struct ChannelsLastWalk {
+// The channels of neighbouring lanes, one after the other, cyclically.
+struct LaneChannel {
   int64_t channel = 0;
+  int64_t left = 1;  // of the plane, this lane included
+
+  TORCHBN_HOST_DEVICE void step(const ChannelsLastTiling& tiling) {
+    if (--left > 0) return;
+    left = tiling.plane;
+    channel = channel + 1 == tiling.channels ? 0 : channel + 1;
+  }
+
+  // Of the channel's first value, which is its pivot.
+  TORCHBN_HOST_DEVICE int64_t first_value(const ChannelsLastTiling& tiling) const {
+    return channel * tiling.plane;
+  }
+};
+
+// A column of a tile, (rows, C). The very last vector of a tensor may be a short one.
+struct ChannelsLastWalk {
+  LaneChannel first_lane;
   int64_t next = 0;
   int64_t left = 0;      // whole vectors, this thread's
   int short_vector = 0;  // values of the short vector that follows them; 0 for all threads but one
@@ -69,7 +85,9 @@ struct ChannelsLastWalk {
     const int64_t wanted_end = begin + tiling.rows_per_split;
     const int64_t end = wanted_end < tiling.virtual_rows ? wanted_end : tiling.virtual_rows;
     const int64_t first = begin + row_in_tile;
-    channel = column * tiling.width % tiling.channels;
+    const int64_t value = column * tiling.width;
+    const int64_t planes = tiling.plane == 1 ? value : value / tiling.plane;
+    first_lane = {planes % tiling.channels, (planes + 1) * tiling.plane - value};
     if (row_in_tile >= tiling.rows || column >= tiling.row_vectors || first >= end) return;
     left = (end - first + tiling.rows - 1) / tiling.rows;
     next = (first * tiling.row_vectors + column) * tiling.width;
@@ -86,6 +104,7 @@ struct ChannelsLastWalk {
   }
 
   TORCHBN_HOST_DEVICE int64_t from() const { return next; }
+  TORCHBN_HOST_DEVICE bool empty() const { return left == 0 && short_vector == 0; }
 };
 
 // A walk over vectors that lie in shared memory, where `next` is still their place in the tensor.
@@ -108,9 +127,5 @@ struct ParkedWalk : Walk {
  private:
   int slot_;
 };
-
-TORCHBN_HOST_DEVICE inline int64_t next_channel(int64_t channel, int64_t channels) {
-  return channel + 1 == channels ? 0 : channel + 1;
-}
 
 }  // namespace torchbn::cuda

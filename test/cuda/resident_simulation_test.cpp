@@ -69,6 +69,33 @@ TEST_P(ResidentKernels, BlocksOfTheirOwn) {
                 {2, 8, 196}});
 }
 
+// Neighbouring planes that are no whole vectors: one tile of them and several, the last one short,
+// planes shorter and longer than a warp, a cluster.
+TEST_P(ResidentKernels, TilesOfPlanes) {
+  if (layout() != Layout::kChannelsFirst) return;
+  const auto check = [&](int cluster, int64_t multiprocessors, int64_t batch, int64_t channels,
+                         int64_t spatial) {
+    for (const int64_t offset : {0, 1}) {
+      SimulatedCall call =
+          resident_call(extent(batch, channels, spatial), dtype(), cluster, 3, offset);
+      call.device.multiprocessors = multiprocessors;
+      check_simulated(call, offset);
+      call.train();
+      EXPECT_EQ(call.policy.resident.cluster, cluster);
+      EXPECT_EQ(call.policy.layout, Layout::kChannelsLast);
+      EXPECT_EQ(call.policy.aligned, offset == 0);
+    }
+  };
+  check(1, 1, 3, 8, 49);
+  check(1, 1, 2, 8, 1);
+  check(1, 1, 2, 40, 7);
+  check(1, 1, 7, 24, 9);
+  check(1, 1, 2, 16, 225);
+  check(1, 1, 300, 8, 3);
+  // As many multiprocessors as two blocks for each of the smallest tiles fill.
+  check(2, 8 * static_cast<int64_t>(size_of(dtype())) / cuda::kVectorBytes * 2, 52, 8, 49);
+}
+
 // Two blocks to eight share a channel, or a tile of channels, evenly or not.
 TEST_P(ResidentKernels, Clusters) {
   check_all(2, {{1, 1, 16411}, {67, 3, 129}, {2100, 33, 1}, {4, 5, 4096}, {1, 40, 2099}});
@@ -180,6 +207,11 @@ TEST(ResidentWaits, AreAllNeeded) {
         resident_call({8, 40, 99, Layout::kChannelsLast}, DType::kBFloat16, 1);
     expect_needed(last, forward, Wait::kForBlock, {0, 1, 2});
     expect_needed(last, forward, Wait::kForCopies, {0});
+    // Planes' values are added when the stack is merged; this one's three rows are merged to two by
+    // threads that need nothing of each other.
+    SimulatedCall planes = resident_call({25, 8, 49, Layout::kChannelsFirst}, DType::kBFloat16, 1);
+    planes.device.multiprocessors = 1;
+    expect_needed(planes, forward, Wait::kForBlock, {0, 1, 3, 4, 5});
     // Before the blocks' sums are read, and before a block ends whose sums others still read.
     for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
       const SimulatedCall shared = resident_call({8, 2, 4096, layout}, DType::kFloat32, 2);

@@ -23,6 +23,8 @@ const Extent kExtents[] = {
     {2, 2, 3136, Layout::kChannelsFirst},  {700, 2, 1, Layout::kChannelsFirst},
     {4, 6, 8192, Layout::kChannelsFirst},  {3, 300, 16, Layout::kChannelsFirst},
     {1000, 3, 3, Layout::kChannelsFirst},  {1, 70000, 2, Layout::kChannelsFirst},
+    {13, 16, 49, Layout::kChannelsFirst},  {7, 40, 7, Layout::kChannelsFirst},
+    {2000, 8, 9, Layout::kChannelsFirst},  {3, 8, 225, Layout::kChannelsFirst},
     {1, 1, 2, Layout::kChannelsLast},      {1, 1, 1023, Layout::kChannelsLast},
     {2, 3, 1, Layout::kChannelsLast},      {7, 3, 31, Layout::kChannelsLast},
     {5, 6, 1000, Layout::kChannelsLast},   {3, 7, 333, Layout::kChannelsLast},
@@ -73,10 +75,10 @@ void visit_all(const ChannelsLastTiling& tiling, Visits& visits) {
       ChannelsLastWalk walk(tiling, unit, thread);
       const auto visit_lanes = [&](int lanes) {
         ASSERT_EQ(walk.next % tiling.width, 0);
-        int64_t channel = walk.channel;
+        LaneChannel lane = walk.first_lane;
         for (int w = 0; w < lanes; ++w) {
-          visits.visit(walk.next + w, channel);
-          channel = next_channel(channel, tiling.channels);
+          visits.visit(walk.next + w, lane.channel);
+          lane.step(tiling);
         }
       };
       for (; walk.left > 0; --walk.left, walk.step(tiling)) visit_lanes(tiling.width);
@@ -103,6 +105,29 @@ TEST(Walk, VisitsEveryValueOnceAsOneOfItsChannel) {
                     (first ? i / extent.spatial : i) % extent.channels)
               << "value " << i;
       }
+}
+
+// Channels-first in tiles of whole planes, where there are such tiles.
+TEST(Walk, VisitsEveryValueOnceInTilesOfPlanes) {
+  int tiled = 0;
+  for (const Extent& extent : kExtents)
+    for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16})
+      for (const int columns : {4, 32})
+        for (const int64_t parts : {1, 2}) {
+          if (extent.layout != Layout::kChannelsFirst) continue;
+          ChannelsLastTiling tiling = tile_planes(extent, dtype, columns);
+          if (tiling.tiles == 0) continue;
+          SCOPED_TRACE(name(extent, dtype, 1));
+          ++tiled;
+          divide(tiling, parts);
+          Visits visits(extent.numel());
+          visit_all(tiling, visits);
+          ASSERT_EQ(std::count(visits.times.begin(), visits.times.end(), 1), extent.numel());
+          for (int64_t i = 0; i < extent.numel(); ++i)
+            ASSERT_EQ(visits.channel[static_cast<size_t>(i)], i / extent.spatial % extent.channels)
+                << "value " << i;
+        }
+  EXPECT_GT(tiled, 10);
 }
 
 // Offsets beyond 32 bits: the last values of tensors that are too large to be visited in full.
