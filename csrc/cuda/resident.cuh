@@ -89,8 +89,9 @@ __device__ Sums merge_cluster(const Cluster& cluster, Sums* own) {
   return sums;
 }
 
-// A cluster per group of channels, a block per unit. Every block finishes the group for itself; the
-// first one of the cluster stores what is to be stored.
+// A cluster per group of channels, a block per unit of it: the grid is groups * cluster. All
+// threads of a block take part to the end, also those without a vector. Every block finishes the
+// group for itself; the first one of the cluster stores what is to be stored.
 template <typename Walk, typename Pass, typename Tiling>
 __global__ void __launch_bounds__(kBlock, kMinBlocks)
     resident(const Pass pass, const Tiling tiling, const ResidentLaunch numbers) {

@@ -16,7 +16,8 @@ constexpr int kTileColumns[] = {32, 16, 8, 4};
 // What the system takes of a multiprocessor's shared memory for a block.
 constexpr int64_t kSystemBytes = 1024;
 
-// A launch takes about as long as moving so many bytes: below, three of them are what costs.
+// In the two microseconds that a launch takes, several megabytes are moved: tensors of less than
+// this are a matter of launches, however few blocks there are.
 constexpr int64_t kSmallTensor = int64_t{2} << 20;
 
 constexpr int64_t kSumsBytes = 16;
@@ -128,26 +129,21 @@ Candidate best(const Problem& problem, const DeviceLimits& device) {
   return single.blocks > planes.blocks ? single : planes;
 }
 
+struct Verdict {
+  bool worthwhile;
+  const char* reason;
+};
+
 // With half of its multiprocessors a device still moves about all that its memory can, if every one
 // of them has its shared memory full of loads under way. Below half of the L2 cache, a second read
 // comes from there, and all multiprocessors are wanted for it.
-bool is_worthwhile(const Problem& problem, int64_t blocks, const DeviceLimits& device,
-                   const char*& reason) {
+Verdict judge(const Problem& problem, int64_t blocks, const DeviceLimits& device) {
   const int64_t bytes = problem.extent.numel() * static_cast<int64_t>(size_of(problem.dtype));
-  if (bytes <= kSmallTensor) {
-    reason = "small: one launch";
-    return true;
-  }
-  if (blocks >= device.multiprocessors) {
-    reason = "one read";
-    return true;
-  }
-  if (2 * bytes > device.l2_bytes && 2 * blocks >= device.multiprocessors) {
-    reason = "one read, by half the device";
-    return true;
-  }
-  reason = "too few blocks";
-  return false;
+  if (bytes <= kSmallTensor) return {true, "small: one launch"};
+  if (blocks >= device.multiprocessors) return {true, "one read"};
+  if (2 * bytes > device.l2_bytes && 2 * blocks >= device.multiprocessors)
+    return {true, "one read, by half the device"};
+  return {false, "too few blocks"};
 }
 
 }  // namespace
@@ -163,13 +159,11 @@ LaunchPolicy resident_or(LaunchPolicy split, const Extent& extent, DType dtype, 
     split.reason = "does not fit on chip";
     return split;
   }
-  found.policy.reason = "asked for";
-  if (choice == KernelChoice::kAuto &&
-      !is_worthwhile(problem, found.blocks, device, found.policy.reason)) {
-    split.reason = found.policy.reason;
-    return split;
-  }
-  return found.policy;
+  const Verdict verdict = choice == KernelChoice::kAuto ? judge(problem, found.blocks, device)
+                                                        : Verdict{true, "asked for"};
+  LaunchPolicy& policy = verdict.worthwhile ? found.policy : split;
+  policy.reason = verdict.reason;
+  return policy;
 }
 
 }  // namespace torchbn::cuda

@@ -47,7 +47,7 @@ struct TrainPass {
   }
 };
 
-__global__ void advance(int64_t* counter) {
+__global__ void advance_counter(int64_t* counter) {
   if (threadIdx.x == 0) ++*counter;
 }
 
@@ -63,7 +63,7 @@ cudaError_t train_resident(const TrainProblem& problem, const Launch& launch) {
         return launch_resident(pass, tiling, launch.policy.resident, launch.stream);
       });
   if (error != cudaSuccess || !afterwards) return error;
-  advance<<<1, 32, 0, launch.stream>>>(counter);
+  advance_counter<<<1, 32, 0, launch.stream>>>(counter);
   return cudaGetLastError();
 }
 

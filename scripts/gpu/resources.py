@@ -19,7 +19,7 @@ import kernel_names
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLE = ROOT / "csrc" / "cuda" / "resources.md"
-BLOCK = 256  # threads, kBlock in csrc/cuda/launch_policy.h
+BLOCK = 256  # threads, kBlock in csrc/cuda/tilings.h
 
 # Threads and KiB of shared memory of a multiprocessor; all have 64 Ki registers. From the compute
 # capabilities in NVIDIA's programming guide.
@@ -108,7 +108,8 @@ def table(kernels, version):
     lines = [
         "# What the kernels take", "",
         "Registers per thread, static shared memory per block (from sm_90 on with the kilobyte that",
-        "the system takes) and blocks of 256 threads that a multiprocessor holds. Written by",
+        "the system takes) and blocks of 256 threads that a multiprocessor holds; of resident kernels",
+        "as many as their dynamic shared memory lets it, which is not counted here. Written by",
         f"`python scripts/gpu/resources.py --write` from a build with nvcc {version}.", "",
         "| kernel | " + " | ".join(targets) + " |", "|---|" + "---|" * len(targets)]
     lines += [f"| `{name}` | " + " | ".join(cell(t, usages.get(t)) for t in targets) + " |"

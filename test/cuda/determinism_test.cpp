@@ -14,12 +14,14 @@
 namespace torchbn::test {
 namespace {
 
-// Large enough for many parts per channel, whose merging must not depend on which is ready first.
-TEST_F(BatchNormCuda, RunsAgreeBitForBit) {
+// Large enough for many parts per channel and for clusters, whose merging must not depend on which
+// is ready first.
+TEST_P(BatchNormCuda, RunsAgreeBitForBit) {
   for (const bool channels_last : {false, true})
     for (const at::ScalarType dtype : all_dtypes())
       for (const std::vector<int64_t>& shape :
-           {std::vector<int64_t>{20, 6, 128, 128}, std::vector<int64_t>{32, 130, 14, 14}}) {
+           {std::vector<int64_t>{20, 6, 128, 128}, std::vector<int64_t>{32, 130, 14, 14},
+            std::vector<int64_t>{64, 512, 7, 7}, std::vector<int64_t>{32, 256, 28, 28}}) {
         const Layer layer = make_layer(shape, dtype, channels_last).to(at::kCUDA);
         const auto mean = layer.running_mean->clone(), var = layer.running_var->clone();
         const Results first = layer.train();
@@ -41,10 +43,11 @@ TEST_F(BatchNormCuda, RunsAgreeBitForBit) {
 }
 
 // The same values at an address that is no multiple of a vector give the same bits.
-TEST_F(BatchNormCuda, MisalignedSlicesAgreeBitForBit) {
+TEST_P(BatchNormCuda, MisalignedSlicesAgreeBitForBit) {
   for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16})
     for (const std::vector<int64_t>& shape :
-         {std::vector<int64_t>{4, 6, 32, 32}, std::vector<int64_t>{301, 7}}) {
+         {std::vector<int64_t>{4, 6, 32, 32}, std::vector<int64_t>{301, 7},
+          std::vector<int64_t>{5, 1600, 7, 7}}) {
       const Layer layer = make_layer(shape, dtype).to(at::kCUDA);
       const auto shift = [&](const at::Tensor& tensor) {
         at::Tensor buffer = at::empty({tensor.numel() + 1}, tensor.options());
@@ -62,7 +65,7 @@ TEST_F(BatchNormCuda, MisalignedSlicesAgreeBitForBit) {
 
 // Eager calls and replays of a captured graph, training and evaluation, give the same bits; nothing
 // runs while it is captured.
-TEST_F(BatchNormCuda, GraphReplaysAdvanceTheCounter) {
+TEST_P(BatchNormCuda, GraphReplaysAdvanceTheCounter) {
   for (const bool channels_last : {false, true})
     for (const at::ScalarType dtype : all_dtypes()) {
       SCOPED_TRACE(testing::Message() << name_of(dtype) << channels_last);

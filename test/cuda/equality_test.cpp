@@ -1,6 +1,7 @@
 // The CUDA kernels against the CPU ones, through the internal operators.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -11,16 +12,42 @@
 namespace torchbn::test {
 namespace {
 
-// Vector widths and tails, small planes, odd and large channel counts, splits.
+// Vector widths and tails, small planes, odd and large channel counts, splits; channels that one
+// block holds, or a cluster of two to eight, or none; tiles of planes.
 const std::vector<std::vector<int64_t>> kShapes = {
-    {2, 1},          {2, 3},           {33, 7},          {32, 64},         {1001, 65},
-    {5, 1001},       {4000, 6},        {2, 3, 1},        {2, 3, 2},        {3, 5, 7},
-    {4, 6, 4099},    {2, 3, 7, 7},     {16, 64, 14, 14}, {32, 33, 7, 7},   {3, 7, 8, 8},
-    {8, 3, 128, 96}, {20, 6, 64, 256}, {1, 1, 300, 301}, {2, 4, 3, 5, 7},  {2, 600, 2, 3, 3},
-    {2, 8, 4, 8, 8}, {3, 2048, 3, 3},  {64, 1, 56, 56},  {2, 70000, 1, 2},
+    {2, 1},
+    {2, 3},
+    {33, 7},
+    {32, 64},
+    {1001, 65},
+    {5, 1001},
+    {4000, 6},
+    {2, 3, 1},
+    {2, 3, 2},
+    {3, 5, 7},
+    {4, 6, 4099},
+    {2, 3, 7, 7},
+    {16, 64, 14, 14},
+    {32, 33, 7, 7},
+    {3, 7, 8, 8},
+    {8, 3, 128, 96},
+    {20, 6, 64, 256},
+    {1, 1, 300, 301},
+    {2, 4, 3, 5, 7},
+    {2, 600, 2, 3, 3},
+    {2, 8, 4, 8, 8},
+    {3, 2048, 3, 3},
+    {64, 1, 56, 56},
+    {2, 70000, 1, 2},
+    {32, 256, 28, 28},
+    {32, 8, 112, 112},
+    {9, 1600, 7, 7},
+    {40, 160, 7, 7},
+    {2048, 264},
+    {30000, 64},
 };
 
-TEST_F(BatchNormCuda, EqualsCpuForEveryDtypeShapeAndLayout) {
+TEST_P(BatchNormCuda, EqualsCpuForEveryDtypeShapeAndLayout) {
   for (const at::ScalarType dtype : all_dtypes())
     for (const std::vector<int64_t>& shape : kShapes)
       for (const bool channels_last : {false, true}) {
@@ -32,7 +59,7 @@ TEST_F(BatchNormCuda, EqualsCpuForEveryDtypeShapeAndLayout) {
       }
 }
 
-TEST_F(BatchNormCuda, OptionalArgumentsMayBeAbsent) {
+TEST_P(BatchNormCuda, OptionalArgumentsMayBeAbsent) {
   for (const bool channels_last : {false, true}) {
     Layer cpu = make_layer({4, 6, 5, 8}, at::kFloat, channels_last);
     cpu.bias.reset();
@@ -46,14 +73,14 @@ TEST_F(BatchNormCuda, OptionalArgumentsMayBeAbsent) {
   }
 }
 
-TEST_F(BatchNormCuda, HalfInputsTakeFloatParameters) {
+TEST_P(BatchNormCuda, HalfInputsTakeFloatParameters) {
   Layer cpu = make_layer({4, 6, 5, 8}, at::kBFloat16);
   cpu.weight = cpu.weight->to(at::kFloat);
   cpu.running_var = cpu.running_var->to(at::kFloat);
   expect_equal_to_cpu(cpu, cpu.to(at::kCUDA));
 }
 
-TEST_F(BatchNormCuda, StridedRunningStatisticsAreUpdatedInPlace) {
+TEST_P(BatchNormCuda, StridedRunningStatisticsAreUpdatedInPlace) {
   const Layer cpu = make_layer({4, 6, 5, 8}, at::kFloat);
   Layer cuda = cpu.to(at::kCUDA);
   const at::Tensor table = at::full({6, 3}, -7.f, cuda.input.options());
@@ -68,7 +95,7 @@ TEST_F(BatchNormCuda, StridedRunningStatisticsAreUpdatedInPlace) {
   EXPECT_TRUE(table.select(1, 1).eq(-7).all().item<bool>());
 }
 
-TEST_F(BatchNormCuda, VarianceHoldsFarFromZero) {
+TEST_P(BatchNormCuda, VarianceHoldsFarFromZero) {
   for (const bool channels_last : {false, true}) {
     Layer layer = make_layer({16, 8, 64, 64}, at::kFloat, channels_last);
     layer.input += 1e6;
@@ -80,7 +107,7 @@ TEST_F(BatchNormCuda, VarianceHoldsFarFromZero) {
   }
 }
 
-TEST_F(BatchNormCuda, ConstantChannelsBecomeTheirBias) {
+TEST_P(BatchNormCuda, ConstantChannelsBecomeTheirBias) {
   for (const bool channels_last : {false, true}) {
     Layer layer = make_layer({4, 8, 16, 16}, at::kFloat, channels_last);
     layer.input.fill_(3e35f);
@@ -91,7 +118,7 @@ TEST_F(BatchNormCuda, ConstantChannelsBecomeTheirBias) {
 }
 
 // Whatever the strides of input and gradient, each of its own.
-TEST_F(BatchNormCuda, EqualsCpuForEveryPairOfStrides) {
+TEST_P(BatchNormCuda, EqualsCpuForEveryPairOfStrides) {
   for (const at::ScalarType dtype : all_dtypes())
     for (const int64_t rank : {2, 3, 4, 5})
       for (const Memory input : all_memory())
@@ -106,6 +133,41 @@ TEST_F(BatchNormCuda, EqualsCpuForEveryPairOfStrides) {
           }
           expect_equal_to_cpu(cpu, cuda);
         }
+}
+
+// Both add up the same values in different orders.
+TEST_P(BatchNormCuda, EqualsTheOtherKernels) {
+  for (const bool channels_last : {false, true})
+    for (const std::vector<int64_t>& shape :
+         {std::vector<int64_t>{16, 264, 14, 14}, std::vector<int64_t>{40, 1600, 7, 7}}) {
+      const Layer layer = make_layer(shape, at::kFloat, channels_last).to(at::kCUDA);
+      const auto [y, mean, invstd] = layer.train();
+      const auto [dx, dweight, dbias] = layer.backward(mean, invstd, true);
+      const Kernels split("split");
+      const auto [split_y, split_mean, split_invstd] = layer.train();
+      const auto [split_dx, split_dweight, split_dbias] = layer.backward(mean, invstd, true);
+      EXPECT_TRUE(at::allclose(y, split_y, 0, 1e-5));
+      EXPECT_TRUE(at::allclose(mean, split_mean, 1e-6, 1e-6));
+      EXPECT_TRUE(at::allclose(invstd, split_invstd, 1e-6, 0));
+      EXPECT_TRUE(at::allclose(dx, split_dx, 0, 1e-4));
+      EXPECT_TRUE(at::allclose(dweight, split_dweight, 1e-5, 1e-2));
+      EXPECT_TRUE(at::allclose(dbias, split_dbias, 1e-5, 1e-2));
+    }
+}
+
+TEST_P(BatchNormCuda, UnknownKernelsAreRefused) {
+  const Layer layer = make_layer({4, 6}, at::kFloat).to(at::kCUDA);
+  const Kernels unknown("fastest");
+  try {
+    layer.train();
+    FAIL();
+  } catch (const c10::Error& error) {
+    EXPECT_NE(std::string(error.what())
+                  .find("TORCHBN_CUDA_KERNEL must be split, resident or auto, "
+                        "but it is \"fastest\""),
+              std::string::npos);
+  }
+  EXPECT_EQ(layer.counter->item<int64_t>(), 0);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ namespace torchbn::test {
 namespace {
 
 // More than 2^31 values: needs some 13 GB.
-TEST_F(BatchNormCuda, OffsetsGoBeyond32Bits) {
+TEST_P(BatchNormCuda, OffsetsGoBeyond32Bits) {
   size_t free = 0, total = 0;
   C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
   if (free < size_t{20} << 30) GTEST_SKIP() << "needs 20 GB of free device memory";

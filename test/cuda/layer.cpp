@@ -1,6 +1,7 @@
 #include "cuda/layer.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace torchbn::test {
 
@@ -158,9 +159,21 @@ void expect_equal_to_cpu(const Layer& cpu, const Layer& cuda) {
     }
 }
 
+Kernels::Kernels(const std::string& name) {
+  setenv("TORCHBN_CUDA_KERNEL", name.c_str(), 1);
+}
+
+Kernels::~Kernels() {
+  unsetenv("TORCHBN_CUDA_KERNEL");
+}
+
+INSTANTIATE_TEST_SUITE_P(, BatchNormCuda, testing::ValuesIn(all_kernels()),
+                         [](const auto& kernels) { return kernels.param; });
+
 void BatchNormCuda::SetUp() {
   if (!at::hasCUDA() || torch::cuda::device_count() == 0) GTEST_SKIP() << "needs a CUDA GPU";
   at::manual_seed(0);
+  kernels_.emplace(GetParam());
 }
 
 }  // namespace torchbn::test

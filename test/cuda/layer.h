@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -36,9 +37,27 @@ Layer make_layer(at::IntArrayRef shape, at::ScalarType dtype, bool channels_last
 void expect_equal_to_cpu(const Layer& cpu, const Layer& cuda);
 void expect_same_bits(const Results& a, const Results& b);
 
-class BatchNormCuda : public testing::Test {
+// Has the CUDA kernels of that name called, where they accept the shape, for the time of a scope.
+class Kernels {
+ public:
+  explicit Kernels(const std::string& name);
+  ~Kernels();
+  Kernels(const Kernels&) = delete;
+  Kernels& operator=(const Kernels&) = delete;
+};
+
+inline const std::vector<std::string>& all_kernels() {
+  static const std::vector<std::string> names = {"split", "resident"};
+  return names;
+}
+
+// Every test runs with all kernels.
+class BatchNormCuda : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override;
+
+ private:
+  std::optional<Kernels> kernels_;
 };
 
 }  // namespace torchbn::test

@@ -284,6 +284,26 @@ TEST(ResidentPolicy, SaysWhy) {
   EXPECT_EQ(reason({8, 3, 100, Layout::kChannelsFirst}, true, KernelChoice::kSplit), "asked for");
 }
 
+// Where a tensor lies changes how values are copied, and nothing about who adds them.
+TEST(ResidentPolicy, AddressesDecideAlignmentAlone) {
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast})
+    for (const int64_t spatial : {49, 196}) {
+      TrainProblem problem;
+      problem.extent = {64, 2048, spatial, layout};
+      problem.dtype = DType::kBFloat16;
+      const LaunchPolicy aligned = choose_policy(problem, kH100, KernelChoice::kResident);
+      problem.input = reinterpret_cast<const void*>(uintptr_t{2});
+      const LaunchPolicy shifted = choose_policy(problem, kH100, KernelChoice::kResident);
+      EXPECT_TRUE(aligned.aligned);
+      EXPECT_FALSE(shifted.aligned);
+      EXPECT_EQ(aligned.layout, shifted.layout);
+      EXPECT_EQ(aligned.resident.cluster, shifted.resident.cluster);
+      EXPECT_EQ(aligned.resident.shared_bytes, shifted.resident.shared_bytes);
+      EXPECT_EQ(aligned.channels_first.grid, shifted.channels_first.grid);
+      EXPECT_EQ(aligned.channels_last.grid, shifted.channels_last.grid);
+    }
+}
+
 // Before compute capability 9.0 a block is alone.
 TEST(ResidentPolicy, DoesWithoutClusters) {
   for_every_shape([](const Net&, const Extent& e, DType dtype, bool forward) {

@@ -12,7 +12,7 @@
 namespace torchbn::test {
 namespace {
 
-TEST_F(BatchNormCuda, SideStreamsOrderTheirOwnWork) {
+TEST_P(BatchNormCuda, SideStreamsOrderTheirOwnWork) {
   const Layer cpu = make_layer({32, 64, 56, 56}, at::kFloat);
   const auto everything = [&] {
     const Layer layer = cpu.to(at::kCUDA);
@@ -31,7 +31,7 @@ TEST_F(BatchNormCuda, SideStreamsOrderTheirOwnWork) {
   for (size_t i = 0; i < expected.size(); ++i) expect_same_bits(found[i], expected[i]);
 }
 
-TEST_F(BatchNormCuda, ThreadsWorkOnStreamsOfTheirOwn) {
+TEST_P(BatchNormCuda, ThreadsWorkOnStreamsOfTheirOwn) {
   const Layer cpu = make_layer({32, 64, 56, 56}, at::kFloat);
   const Results expected = cpu.to(at::kCUDA).train();
   c10::cuda::getCurrentCUDAStream().synchronize();
@@ -50,7 +50,7 @@ TEST_F(BatchNormCuda, ThreadsWorkOnStreamsOfTheirOwn) {
   for (std::future<Results>& caller : callers) expect_same_bits(caller.get(), expected);
 }
 
-TEST_F(BatchNormCuda, TheDeviceIsTheTensorsOwn) {
+TEST_P(BatchNormCuda, TheDeviceIsTheTensorsOwn) {
   if (torch::cuda::device_count() < 2) GTEST_SKIP() << "needs two CUDA GPUs";
   const Layer cpu = make_layer({8, 6, 32, 32}, at::kFloat);
   expect_equal_to_cpu(cpu, cpu.to(at::Device(at::kCUDA, 1)));

@@ -12,6 +12,13 @@ MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "eval
 LAYOUT = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 
 
+@pytest.fixture(params=["split", "resident"], autouse=True)
+def kernels(request, monkeypatch):
+    """Every test runs with all kernels, where they accept the shape."""
+    monkeypatch.setenv("TORCHBN_CUDA_KERNEL", request.param)
+    return request.param
+
+
 def run(x, dy, affine, buffers, training):
     """Output and gradients of one call; the buffers are updated."""
     leaves = [t.detach().requires_grad_() for t in (x, *affine)]
@@ -28,11 +35,13 @@ def problem(shape, dtype=torch.float32, device="cuda", layout="contiguous"):
     return x, dy, parameters(shape[1], parameter_type, device), buffers
 
 
+# Held by one block, by clusters, and in tiles of odd planes.
+HELD = [(32, 256, 14, 14), (32, 64, 28, 28), (16, 1600, 7, 7), (2048, 264)]
 FEW_CHANNELS = [(2, 1, 300, 300), (20, 6, 4096), (1, 3, 70001), (8, 2, 64, 64), (100000, 2),
                 (3, 1, 2, 2), (1, 1, 2), (1, 16, 33, 35)]
 
 
-@pytest.mark.parametrize("shape", [*FEW_CHANNELS, (32, 64, 14, 14), (8, 256, 7, 7), (64, 513),
+@pytest.mark.parametrize("shape", [*FEW_CHANNELS, *HELD, (32, 64, 14, 14), (8, 256, 7, 7), (64, 513),
                                    (2, 2048, 3, 3), (2, 33, 3, 5, 7)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @LAYOUT
@@ -77,7 +86,7 @@ def test_slices_that_start_anywhere(dtype, offset, training):
     check_all(x, moved, *affine, statistic, *buffers[1:], training=training)
 
 
-@pytest.mark.parametrize("shape", [*FEW_CHANNELS, (32, 64, 28, 28), (8192, 96)], ids=str)
+@pytest.mark.parametrize("shape", [*FEW_CHANNELS, *HELD, (8192, 96)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @LAYOUT
 def test_every_run_gives_the_same_bits(shape, dtype, layout):
@@ -93,7 +102,7 @@ def test_every_run_gives_the_same_bits(shape, dtype, layout):
 
 @pytest.mark.works_with("CUDA graphs and streams")
 @pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
-@pytest.mark.parametrize("shape", [(8, 16, 12, 12), (2, 2, 200, 200)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 16, 12, 12), (2, 2, 200, 200), (16, 1600, 7, 7)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @LAYOUT
 def test_a_captured_graph_replays_with_the_counter_advancing(momentum, shape, dtype, layout):
@@ -190,6 +199,12 @@ def test_the_device_is_the_inputs():
     assert torch.cuda.current_device() == 0
 
 
+def test_unknown_kernels_are_refused(monkeypatch):
+    monkeypatch.setenv("TORCHBN_CUDA_KERNEL", "fastest")
+    with pytest.raises(ValueError, match='must be split, resident or auto, but it is "fastest"'):
+        batch_norm(random((4, 3), device="cuda"), training=True)
+
+
 def test_a_parameter_on_another_device_is_refused():
     with pytest.raises(RuntimeError, match="weight must be on input's device, cuda:0"):
         batch_norm(random((4, 3), device="cuda"), torch.ones(3), training=True)
@@ -205,8 +220,10 @@ def pieces_of(shape, limit=2**26):
 @pytest.mark.parametrize("shape, layout", [
     ((2**15 + 8, 2, 2**15), "contiguous"), ((2**15 + 8, 2, 2**15), "channels_last"),
     ((3, 1, 2**30), "contiguous"), ((2**22 + 1, 512, 1), "contiguous")], ids=str)
-def test_more_elements_than_an_int_counts(shape, layout):
+def test_more_elements_than_an_int_counts(shape, layout, kernels):
     """bfloat16, against float64 computed piece by piece."""
+    if kernels == "resident":
+        pytest.skip("no shared memory holds so many values of a channel")
     numel = shape[0] * shape[1] * shape[2]
     needed = 4 * 2 * numel + 2**33  # four tensors, and some pieces in float64
     if torch.cuda.mem_get_info()[0] < needed:
