@@ -33,4 +33,4 @@ package=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pur
 mkdir -p "$package/lib"
 ln -sf "$root/python/torchbn/__init__.py" "$package/"
 ln -sf "$build/libtorchbn.so" "$package/lib/"
-say "Built build/libtorchbn.so"
+say "Built ${build##*/}/libtorchbn.so"

@@ -2,8 +2,10 @@
 # shellcheck shell=bash disable=SC2034  # not every script uses every variable
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=$root/.venv
-build=$root/build
+# Another torch lives beside the first: under TORCHBN_TORCH=VERSION every script works in
+# .venv-VERSION and build-VERSION instead of .venv and build.
+venv=$root/.venv${TORCHBN_TORCH:+-$TORCHBN_TORCH}
+build=$root/build${TORCHBN_TORCH:+-$TORCHBN_TORCH}
 # Where the system's cmake or ninja is missing or too old, setup.sh puts one there.
 PATH=$venv/bin:$PATH
 

@@ -3,10 +3,14 @@
 #
 #   setup.sh [--torch VERSION] [--lint]
 #
-#   --torch VERSION  switch .venv to this torch and the torchvision that belongs to it, and drop a
-#                    build/ made with another one. Without it the torch that is there stays;
-#                    where there is none, 2.11.0 is installed
+#   --torch VERSION  switch .venv to this torch and the torchvision that belongs to it, or the one
+#                    before where there is none yet, and drop a build/ made with another one.
+#                    Without it the torch that is there stays; where there is none, 2.11.0 is
+#                    installed
 #   --lint           also the tools that lint.sh and format.sh use
+#
+# With the environment variable TORCHBN_TORCH=VERSION, this script and the others leave .venv and
+# build/ alone and work with that torch in .venv-VERSION and build-VERSION.
 #
 # System packages (compiler, GoogleTest, Python's venv) come from apt where root or sudo is available;
 # elsewhere the script says what to install. Python packages go to .venv. $PYTHON chooses the
@@ -17,13 +21,18 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 default_torch=2.11.0
-torch=
+is_version() {
+  [[ $1 =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]]
+}
+torch=${TORCHBN_TORCH-}
+[[ -z $torch ]] || is_version "$torch" || die "TORCHBN_TORCH is a version like $default_torch, not '$torch'"
 lint=
 while (($#)); do
   case $1 in
     --torch)
+      [[ -z ${TORCHBN_TORCH-} ]] || die "--torch is for .venv, and TORCHBN_TORCH chooses another"
       torch=${2-}
-      [[ $torch =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]] || die "--torch takes a version like $default_torch"
+      is_version "$torch" || die "--torch takes a version like $default_torch"
       shift
       ;;
     --lint) lint=1 ;;
@@ -104,7 +113,7 @@ fi
 # --- Python packages ---------------------------------------------------------------------------
 
 if ! venv_works; then
-  say "Creating .venv with $("$base_python" --version)"
+  say "Creating ${venv##*/} with $("$base_python" --version)"
   "$base_python" -m venv --clear "$venv"
 fi
 
@@ -132,10 +141,11 @@ for line in open(sys.argv[1]):
 PYTHON
 }
 
-# torch 2.N goes with torchvision 0.(N + 15), which names the very patch version that it needs.
+# torchvision_for VERSION [BEFORE]: the minor version that goes with a torch, or one BEFORE it. torch
+# 2.N goes with torchvision 0.(N + 15), which names the very patch version that it needs.
 torchvision_for() {
   local minor=${1#2.}
-  echo "0.$((${minor%%.*} + 15))"
+  echo "0.$((${minor%%.*} + 15 - ${2-0}))"
 }
 
 pip_install() {
@@ -155,7 +165,7 @@ wanted=${torch:-${present:-$default_torch}}
 vision=$(torchvision_for "$wanted")
 if [[ $wanted != "$present" || $(installed torchvision) != "$vision".* ]]; then
   if [[ $wanted != "$present" && -e $build ]]; then
-    say "Dropping build/, which was made with another torch"
+    say "Dropping ${build##*/}/, which was made with another torch"
     rm -rf "$build"
   fi
   # Asked for again after a day.
@@ -163,10 +173,16 @@ if [[ $wanted != "$present" || $(installed torchvision) != "$vision".* ]]; then
     if pip_install "torch==$wanted" "torchvision==$vision.*"; then
       rm -f "$venv/.no-torchvision"
     else
-      # A torchvision may appear some days after its torch.
+      # A torchvision may appear some days after its torch. Until then the one before is good enough,
+      # if it can be imported, although it asks for another torch.
       pip_install "torch==$wanted" || no_package "torch $wanted"
-      "$venv/bin/python" -m pip uninstall --yes --quiet torchvision
-      warn "no torchvision $vision for torch $wanted: what needs torchvision will be skipped"
+      before=$(torchvision_for "$wanted" 1)
+      if pip_install --no-deps "torchvision==$before.*" && "$venv/bin/python" -c 'import torchvision'; then
+        warn "no torchvision $vision for torch $wanted yet: torchvision $before takes its place"
+      else
+        "$venv/bin/python" -m pip uninstall --yes --quiet torchvision
+        warn "no torchvision for torch $wanted: what needs torchvision will be skipped"
+      fi
       touch "$venv/.no-torchvision"
     fi
   fi

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Builds and tests torchbn with the newest release of torch, named below, in
+# .venv-VERSION and build-VERSION, beside those of the torch that the other scripts work with.
+#
+#   test_newest.sh
+#
+# What is built is the CPU library. Left out are the tests that another torch can't change: those of
+# the benchmark, of gpu_check.sh and of what the CUDA compiler made of the kernels.
+
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+case ${1-} in
+  -h | --help) help && exit ;;
+  '') ;;
+  *) die "unknown argument $1; see --help" ;;
+esac
+
+export TORCHBN_TORCH=2.15.0
+"$root/scripts/build.sh" -DTORCHBN_CUDA=OFF -DTORCHBN_WERROR=ON
+"$root/scripts/test.sh" --cpp
+"$root/scripts/test.sh" --python --ignore-glob='*/test_bench*' --ignore-glob='*/test_gpu_check*' \
+  --ignore-glob='*/test_cuda_resources*'
