@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from torch.library import opcheck
-
 from helpers import in_layout, name_of, parameters, random, statistics
 
 pytest.importorskip("expecttest", reason="opcheck needs expecttest")
@@ -19,8 +17,12 @@ CASES = [pytest.param(shape, layout, dtype, id=f"{name_of(dtype)}-{layout}-rank{
              ((2, 3, 2, 3, 4), "channels_last", torch.float16),
          ]]
 ON = pytest.mark.parametrize("on", [True, False], ids=["all", "none"])
-# Tensors of random data in half types: opcheck compares compiled with eager results.
-TOLERANCE = dict(rtol=2e-2, atol=2e-2)
+
+
+def opcheck(operator, *arguments):
+    """With every one of its utilities; it leaves out one by itself. It compares compiled with eager
+    results, of random data in half types too."""
+    torch.library.opcheck(operator, *arguments, test_utils="ALL", rtol=2e-2, atol=2e-2)
 
 
 def arguments(shape, layout, dtype, device, on, *, requires_grad=True):
@@ -41,8 +43,7 @@ def buffers(dtype, device):
 def test_training(device, shape, layout, dtype, on, momentum):
     mean, var, counter = buffers(dtype, device) if on else (None, None, None)
     opcheck(OPS.batch_norm_train.default,
-            (*arguments(shape, layout, dtype, device, on), mean, var, counter, momentum, 1e-5),
-            **TOLERANCE)
+            (*arguments(shape, layout, dtype, device, on), mean, var, counter, momentum, 1e-5))
 
 
 @pytest.mark.parametrize("shape, layout, dtype", CASES)
@@ -50,7 +51,7 @@ def test_training(device, shape, layout, dtype, on, momentum):
 def test_inference(device, shape, layout, dtype, on):
     mean, var, _ = buffers(dtype, device)
     opcheck(OPS.batch_norm_inference.default,
-            (*arguments(shape, layout, dtype, device, on), mean, var, 1e-5), **TOLERANCE)
+            (*arguments(shape, layout, dtype, device, on), mean, var, 1e-5))
 
 
 @pytest.mark.parametrize("shape, layout, dtype", CASES)
@@ -60,7 +61,7 @@ def test_public(device, shape, layout, dtype, on, training):
     mean, var, counter = buffers(dtype, device) if on or not training else (None, None, None)
     opcheck(OPS.batch_norm.default,
             (*arguments(shape, layout, dtype, device, on), mean, var, training, 0.1, 1e-5),
-            dict(num_batches_tracked=counter), **TOLERANCE)
+            dict(num_batches_tracked=counter))
 
 
 @pytest.mark.parametrize("shape, layout, dtype", CASES)
@@ -72,10 +73,10 @@ def test_backward(device, shape, layout, dtype, needs, training):
     mean, invstd = statistics(3, torch.float64, device)
     grad_output = random(shape, dtype, device, seed=9)
     opcheck(OPS.batch_norm_backward.default,
-            (grad_output, x, weight, mean, invstd, training, *needs), **TOLERANCE)
+            (grad_output, x, weight, mean, invstd, training, *needs))
     if not training and not needs[1]:
         opcheck(OPS.batch_norm_backward.default,
-                (grad_output, None, None, mean, invstd, training, *needs), **TOLERANCE)
+                (grad_output, None, None, mean, invstd, training, *needs))
 
 
 @pytest.mark.parametrize("batch, channels", [(0, 0), (0, 3), (2, 0), (2, 3)])
@@ -85,11 +86,12 @@ def test_empty_and_full(batch, channels):
 
 
 def test_every_operator_is_known_here():
-    """A new operator wants an opcheck of its own."""
-    known = {"batch_norm", "batch_norm_train", "batch_norm_inference", "batch_norm_backward"}
-    registered = {schema.name.removeprefix("torchbn::") for schema in torch._C._jit_get_all_schemas()
+    """A new operator or overload wants an opcheck of its own."""
+    known = {OPS.batch_norm.default, OPS.batch_norm_train.default,
+             OPS.batch_norm_inference.default, OPS.batch_norm_backward.default}
+    registered = {(schema.name, schema.overload_name) for schema in torch._C._jit_get_all_schemas()
                   if schema.name.startswith("torchbn::")}
-    assert registered == known
+    assert registered == {(op._schema.name, op._schema.overload_name) for op in known}
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted", "sliced", "expanded"])
