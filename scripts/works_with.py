@@ -1,17 +1,20 @@
 """Writes the table "works with" into README.md, between the two markers there.
 
 Every row is proved by tests, and made from them alone: a test in test/python/ that is marked
-`works_with("...")` adds its name, read as a sentence, to the row of that title. With --check nothing
-is written; the exit status says whether the README shows the tests as they are.
+`works_with("...")`, or one of test/consumer/CMakeLists.txt that says WORKS_WITH "...", adds its
+name, read as a sentence, to the row of that title. With --check nothing is written; the exit status
+says whether the README shows the tests as they are.
 """
 
 import argparse
 import ast
 import pathlib
+import re
 
 from marked_section import MarkedSection
 
-TESTS = pathlib.Path(__file__).resolve().parents[1] / "test" / "python"
+TESTS = pathlib.Path(__file__).resolve().parents[1] / "test"
+CONSUMER_TEST = re.compile(r'^torchbn_add_(?:step|consumer)\((\w+) WORKS_WITH "([^"]+)"', re.MULTILINE)
 SECTION = MarkedSection("works with", "scripts/works_with.py")
 
 
@@ -22,9 +25,14 @@ def titles(tree):
             and call.func.attr == "works_with"]
 
 
-def proofs_in(path):
-    """(title, test's name) of each marked test in the file, from top to bottom."""
-    module = ast.parse(path.read_text())
+def proofs_in_cmake(text):
+    """(title, test's name) of each marked test, from top to bottom."""
+    return [(title, name) for name, title in CONSUMER_TEST.findall(text)]
+
+
+def proofs_in_python(text):
+    """The same of Python."""
+    module = ast.parse(text)
     of_file = [title for node in module.body if isinstance(node, ast.Assign)
                and any(getattr(target, "id", None) == "pytestmark" for target in node.targets)
                for title in titles(node)]
@@ -35,12 +43,15 @@ def proofs_in(path):
                 yield title, node.name
 
 
-def collect(folder=TESTS):
-    """{title: {file: [test, ...]}}, by title."""
+def collect(tests=TESTS):
+    """{title: {file below tests: [test, ...]}}, by title."""
     rows = {}
-    for path in sorted(folder.glob("test_*.py")):
-        for title, name in proofs_in(path):
-            rows.setdefault(title, {}).setdefault(path.name, []).append(name)
+    for pattern, proofs_in in (("python/test_*.py", proofs_in_python),
+                               ("consumer/CMakeLists.txt", proofs_in_cmake)):
+        for path in sorted(tests.glob(pattern)):
+            file = path.relative_to(tests).as_posix()
+            for title, name in proofs_in(path.read_text()):
+                rows.setdefault(title, {}).setdefault(file, []).append(name)
     return dict(sorted(rows.items(), key=lambda row: row[0].lower()))
 
 
@@ -48,7 +59,8 @@ def section(rows):
     lines = ["| with | what is tested |", "|---|---|"]
     for title, files in rows.items():
         cells = ["; ".join(name.removeprefix("test_").replace("_", " ") for name in names)
-                 + f" ([{file}](test/python/{file}))" for file, names in files.items()]
+                 + f" ([{file.removeprefix('python/')}](test/{file}))"
+                 for file, names in files.items()]
         lines.append(f"| {title} | {'<br>'.join(cells)} |")
     return "\n".join(lines) + "\n"
 

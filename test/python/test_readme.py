@@ -44,8 +44,9 @@ def test_the_table_of_what_works_with_torchbn_is_current():
     assert not ended.value.code, ended.value.code
 
 
-def test_rows_come_from_the_marks_of_files_tests_and_parameters(tmp_path):
-    (tmp_path / "test_some.py").write_text("""
+def test_rows_come_from_the_marks_of_files_tests_parameters_and_projects(tmp_path):
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "test_some.py").write_text("""
 import pytest
 pytestmark = [pytest.mark.works_with("files"), pytest.mark.other("x")]
 
@@ -57,6 +58,15 @@ def test_second(): ...
 @pytest.mark.works_with("tests")
 def helper(): ...
 """)
+    (tmp_path / "consumer").mkdir()
+    (tmp_path / "consumer" / "CMakeLists.txt").write_text("""
+torchbn_add_step(first_step WORKS_WITH "files"
+  COMMAND some)
+torchbn_add_consumer(unmarked PROJECT some)
+torchbn_add_consumer(a_project WORKS_WITH "projects" PROJECT some)
+""")
     assert works_with.collect(tmp_path) == {
-        "files": {"test_some.py": ["test_first_thing", "test_second"]},
-        "Parameters": {"test_some.py": ["test_first_thing"]}}
+        "files": {"python/test_some.py": ["test_first_thing", "test_second"],
+                  "consumer/CMakeLists.txt": ["first_step"]},
+        "Parameters": {"python/test_some.py": ["test_first_thing"]},
+        "projects": {"consumer/CMakeLists.txt": ["a_project"]}}
