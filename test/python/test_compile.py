@@ -13,6 +13,8 @@ from torch._inductor.utils import run_and_get_code
 from helpers import batch_norm, in_layout, name_of, random
 from models import BatchNorm, Net
 
+INDUCTOR = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
+                              reason="Inductor needs a C++ compiler")
 MOMENTUM = pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
 
 
@@ -59,16 +61,19 @@ def test_aot_eager_equals_eager(device, momentum, layout, dynamic):
 @pytest.mark.works_with("torch.compile")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=name_of)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_compiled_half_types_equal_eager(device, dtype, layout):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=INDUCTOR)])
+def test_compiled_half_types_equal_eager(device, dtype, layout, backend, tmp_path, monkeypatch):
     """With float32 parameters, as mixed precision has them: the same kernels, so the same bits."""
-    eager = BatchNorm(5).to(device)
-    compiled = torch.compile(copy.deepcopy(eager), backend="aot_eager", fullgraph=True)
-    x = in_layout(random((4, 5, 6, 6), dtype, device), layout)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    eager = torch.nn.Sequential(BatchNorm(5), torch.nn.ReLU()).to(device)
+    compiled = torch.compile(copy.deepcopy(eager), backend=backend, fullgraph=True)
+    x = in_layout(random((4, 5, 6, 7), dtype, device), layout)
     results = []
     for model in (eager, compiled):
         given = x.clone().requires_grad_()
-        output = model(given)
-        output.float().square().sum().backward()
+        with torch._inductor.config.patch(cpp_cache_precompile_headers=False):
+            output = model(given)
+            output.float().square().sum().backward()
         assert output.stride() == x.stride() and given.grad.stride() == x.stride()
         results.append([output, given.grad, *(p.grad for p in model.parameters()),
                         *model.buffers()])
@@ -82,8 +87,7 @@ def code_of(source):
 
 
 @pytest.mark.works_with("torch.compile")
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
-                    reason="Inductor needs a C++ compiler")
+@INDUCTOR
 def test_inductor_equals_eager_and_copies_no_buffer(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     eager = torch.nn.Sequential(BatchNorm(3), torch.nn.ReLU())
