@@ -47,6 +47,11 @@ def data_parallel(rank):
     for model in make_models():
         wrapped = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=True)
         results.append((train(wrapped, rank), model.state_dict()))
+        # Each process has seen other batches, and the first one's statistics have gone to all.
+        for buffer in model.buffers():
+            first = buffer.clone()
+            dist.broadcast(first, 0)
+            assert torch.equal(buffer, first)
     torch.testing.assert_close(*results)
     assert model[1].num_batches_tracked == STEPS
 
