@@ -33,6 +33,7 @@ examples:
   bench.py --quick
   bench.py --malloc both --threads 1 2 --json result.json --plot pictures
   bench.py --shapes 32x64x112x112 8x3x17x19 --dtype float32 --peers aten
+  bench.py --threads 1 --shapes 32x64 --dtype float32 --peers aten
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Writes the tables of a result into README.md, between the two markers there.
 
-Nothing in them is typed by hand: run it again after every measurement. With --check nothing is
-written; the exit status says whether the README shows this result.
+Nothing in them is typed by hand: run it again after every measurement. Results with --calls are of
+small tensors, where the call is the cost, and have a section of their own, in which every case is
+shown. With --check nothing is written; the exit status says whether the README shows the results.
 """
 
 import argparse
@@ -15,6 +16,14 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 from marked_section import MarkedSection  # noqa: E402
 
 SECTION = MarkedSection("benchmark", "scripts/bench/readme.py")
+CALLS = MarkedSection("calls", "scripts/bench/readme.py --calls")
+
+
+def calls_section(records):
+    lines = []
+    for record in records:
+        lines += [report.origin(record), "", *report.markdown_table(*report.cases_table(record)), ""]
+    return "\n".join(lines)
 
 
 def section(record):
@@ -30,10 +39,17 @@ def section(record):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=pathlib.Path, metavar="RESULT.json")
+    parser.add_argument("results", type=pathlib.Path, nargs="+", metavar="RESULT.json")
+    parser.add_argument("--calls", action="store_true", help="write the section of small tensors")
     SECTION.add_arguments(parser)
     options = parser.parse_args(arguments)
-    SECTION.write(section(store.load(options.result)), options)
+    records = [store.load(path) for path in options.results]
+    if options.calls:
+        CALLS.write(calls_section(records), options)
+    elif len(records) == 1:
+        SECTION.write(section(records[0]), options)
+    else:
+        parser.error("without --calls there is one result")
 
 
 if __name__ == "__main__":

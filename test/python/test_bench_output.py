@@ -140,6 +140,28 @@ def test_the_readme_is_written_between_its_markers(tmp_path):
     assert not ended.value.code
 
 
+def test_calls_have_a_section_with_every_case_of_every_result(tmp_path):
+    page, paths = tmp_path / "README.md", [tmp_path / name for name in ("a.json", "b.json")]
+    for path, ratio in zip(paths, (4.0, 3.0), strict=True):
+        store.save(path, record(run([result(ratio)])))
+    page.write_text(f"{readme.CALLS.begin}\n{readme.CALLS.end}\n")
+    arguments = [*map(str, paths), "--calls", "--readme", str(page)]
+    readme.main(arguments)
+    text = page.read_text()
+    assert text.count("`scripts/bench.sh` on Chip") == text.count("| operation |") == 2
+    assert "| 4.00 |" in text and "| 3.00 |" in text
+    with pytest.raises(SystemExit) as ended:
+        readme.main([*arguments, "--check"])
+    assert not ended.value.code
+
+
+def test_two_results_need_the_section_of_calls(tmp_path):
+    path = tmp_path / "r.json"
+    store.save(path, record(run([result()])))
+    with pytest.raises(SystemExit):
+        readme.main([str(path), str(path)])
+
+
 def test_a_readme_without_markers_is_left_alone(tmp_path):
     path, page = tmp_path / "r.json", tmp_path / "README.md"
     store.save(path, record(run([result()])))
@@ -150,4 +172,5 @@ def test_a_readme_without_markers_is_left_alone(tmp_path):
 
 
 def test_the_readme_of_the_repository_has_the_markers():
-    readme.SECTION.replace((ROOT / "README.md").read_text(), "anything\n")
+    for section in (readme.SECTION, readme.CALLS):
+        section.replace((ROOT / "README.md").read_text(), "anything\n")
