@@ -160,6 +160,10 @@ no_package() {
     "PIP_INDEX_URL or PIP_FIND_LINKS; its own words are above."
 }
 
+if ! requirements_are_met; then
+  pip_install -r "$requirements" || no_package "what scripts/requirements.txt lists"
+fi
+
 present=$(installed torch)
 wanted=${torch:-${present:-$default_torch}}
 vision=$(torchvision_for "$wanted")
@@ -186,10 +190,6 @@ if [[ $wanted != "$present" || $(installed torchvision) != "$vision".* ]]; then
       touch "$venv/.no-torchvision"
     fi
   fi
-fi
-
-if ! requirements_are_met; then
-  pip_install -r "$requirements" || no_package "what scripts/requirements.txt lists"
 fi
 
 # CMake 3.25 and Ninja, where the system has none: they need no root.
