@@ -12,10 +12,9 @@
 namespace torchbn::cpu {
 
 // Neighbouring channels that a thread treats together, image by image, so that each visit to an
-// image is a long run: scattered short ones starve on TLB misses and idle prefetchers (backward of
-// 14 x 14 and 7 x 7 planes is 1.1 to 1.3 times faster on a Zen 5 server with runs of 32 KiB than
-// with 4). The channels of the group should be in the caches still when they are mapped, beside
-// those that are summed meanwhile.
+// image is a long run: scattered short ones starve on TLB misses and idle prefetchers. The channels
+// of the group should be in the caches still when they are mapped, beside those that are summed
+// meanwhile.
 inline constexpr int64_t kMaxGroup = 128;
 
 inline int64_t group_size(const Extent& e, int64_t element_bytes) {
