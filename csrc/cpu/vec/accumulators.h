@@ -12,31 +12,22 @@ constexpr int kDoubleRegisters = kLanes / kDoubles;
 constexpr int kFloats = kWidth<float>;
 constexpr int kFloatRegisters = kLanes / kFloats;
 
-// kMask + n keeps the last n of kLanes lanes, kMask + 2 * kLanes - n the first n.
-alignas(64) constexpr int64_t kMask[3 * kLanes] = {
+// kMask + n keeps the last n of kLanes lanes, kMask + 2 * kLanes - n the first n. An element of it
+// is as wide as the lanes' values.
+template <typename Bits>
+alignas(64) constexpr Bits kMask[3 * kLanes] = {
     0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,   //
     -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
     0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
 
-TORCHBN_ALWAYS_INLINE Register<double> keep(Register<double> value, const int64_t* mask) {
-  using Bits = Register<int64_t>;
-  return bit_cast<Register<double>>(bit_cast<Bits>(value) & load_bits<Bits>(mask));
-}
-
-// The same for floats.
-alignas(64) constexpr int32_t kFloatMask[3 * kLanes] = {
-    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,   //
-    -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
-    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
-
-TORCHBN_ALWAYS_INLINE Register<float> keep(Register<float> value, const int32_t* mask) {
-  using Bits = Register<int32_t>;
-  return bit_cast<Register<float>>(bit_cast<Bits>(value) & load_bits<Bits>(mask));
+template <typename V, typename Bits>
+TORCHBN_ALWAYS_INLINE V keep(V value, const Bits* mask) {
+  return bit_cast<V>(bit_cast<Register<Bits>>(value) & load_bits<Register<Bits>>(mask));
 }
 
 // The two sums of kLanes lanes in registers, as add_moments and add_gradient define them.
 struct Accumulator {
-  static constexpr const int64_t* kMask = vec::kMask;
+  using MaskBits = int64_t;
 
   Register<double> first[kDoubleRegisters];
   Register<double> second[kDoubleRegisters];
@@ -75,7 +66,7 @@ struct Accumulator {
 
 // The same in float, about a centre for each lane.
 struct FloatAccumulator {
-  static constexpr const int32_t* kMask = kFloatMask;
+  using MaskBits = int32_t;
 
   Register<float> center[kFloatRegisters];
   Register<float> first[kFloatRegisters];

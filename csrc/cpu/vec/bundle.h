@@ -27,7 +27,7 @@ constexpr int kChained = 8;
 template <typename Sums, typename Source, typename... Arguments>
 TORCHBN_ALWAYS_INLINE void add_row(const Source& row, const Bundle& bundle, Sums& sums,
                                    const Arguments&... arguments) {
-  const auto mask = Sums::kMask + bundle.tail;
+  const auto mask = kMask<typename Sums::MaskBits> + bundle.tail;
   const auto add = [&](int64_t block, Sums & part) __attribute__((always_inline)) {
     (row + block * kLanes).template add<false>(part, arguments..., mask);
   };
@@ -78,7 +78,7 @@ TORCHBN_ALWAYS_INLINE Accumulator to_double(const FloatAccumulator& part, const 
     constexpr int kRegister = i / 2;
     constexpr int kHalf = i % 2;
     const Register<double> d = half_to_double<kHalf>(part.center[kRegister]) - pivot[i];
-    const Register<double> n = whole + keep(rows, kMask + bundle.tail + i * kDoubles);
+    const Register<double> n = whole + keep(rows, kMask<int64_t> + bundle.tail + i * kDoubles);
     sums.first[i] =
         Source::moved(half_to_double<kHalf>(part.first[kRegister]),
                       half_to_double<kHalf>(part.second[kRegister]), d, n, sums.second[i]);

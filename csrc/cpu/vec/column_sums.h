@@ -138,12 +138,12 @@ TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, i
     if (whole > 0) {
       const int64_t i = strip.length - kLanes;
       add_columns<T>(block + i, rows, strip.stride, kLanes, ahead, pivots + i, first + i,
-                     second + i, kMask + tail);
+                     second + i, kMask<int64_t> + tail);
       continue;
     }
     Padded<T> buffers[2];
     add_columns<T>(block.copy(rows, strip.stride, tail, buffers), rows, kLanes, kLanes, 0, pivots,
-                   first, second, kMask + 2 * kLanes - tail);
+                   first, second, kMask<int64_t> + 2 * kLanes - tail);
   }
 }
 

@@ -84,7 +84,7 @@ TORCHBN_ALWAYS_INLINE void add_run(const Source& run, const Strip& strip, bool p
     return add_long_run<T>(run, strip.length, strip.stride, past_cache, pivot, sums);
   Padded<T> buffers[2];
   run.copy(1, 0, strip.length, buffers)
-      .template add<true>(sums, pivot, kMask + 2 * kLanes - strip.length);
+      .template add<true>(sums, pivot, kMask<int64_t> + 2 * kLanes - strip.length);
 }
 
 template <typename T, typename Source>
