@@ -90,6 +90,13 @@ def run_python(code, *, timeout=120, **environment):
                           timeout=timeout, check=False)
 
 
+def check_library_is_missed(load, words):
+    """In a process without torchbn, loading what needs it raises, and the words say what is missing."""
+    result = run_python(f"import torch; {load}")
+    assert result.returncode > 0, "it must raise, neither load nor crash"
+    assert words in result.stderr
+
+
 class Snapshot:
     """The tensors' bytes and version counters, to show later that nothing has touched them."""
 

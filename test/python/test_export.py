@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch._inductor.config
 
-from helpers import ROOT, in_layout, parameters, random, run_python, statistics
+from helpers import (
+    ROOT, check_library_is_missed, in_layout, parameters, random, run_python, statistics)
 from models import Net
 
 MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -23,13 +24,6 @@ def load_example(name):
 
 def operators_of(program):
     return {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-
-
-def check_library_is_missed(load, words):
-    """In a process without torchbn, loading what needs it raises, and the words say what is missing."""
-    result = run_python(f"import torch; {load}")
-    assert result.returncode > 0, "it must raise, neither load nor crash"
-    assert words in result.stderr
 
 
 def trained_net():
