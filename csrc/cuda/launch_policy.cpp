@@ -17,14 +17,7 @@ constexpr int64_t kUnitsPerMultiprocessor = 8;
 // kernel most of the partial sums.
 constexpr int kTileColumns = 32;
 
-// Two doubles, and coefficients of at most four.
-constexpr size_t kSumsBytes = 16;
-constexpr size_t kCoefficientBytes = 32;
 constexpr size_t kWorkspaceAlignment = 256;
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 template <typename Tiling>
 void divide_and_launch(Tiling& tiling, const DeviceLimits& device) {
@@ -66,11 +59,11 @@ LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_
   if (!reduces) policy.parts = 0;
   policy.finish = finish_launch(extent.channels, policy.parts, device);
 
-  const size_t partial_bytes = static_cast<size_t>(policy.parts * extent.channels) * kSumsBytes;
+  const auto partial_bytes = static_cast<size_t>(policy.parts * extent.channels * kSumsBytes);
   policy.coefficients_offset =
       (partial_bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
   policy.workspace_bytes =
-      policy.coefficients_offset + static_cast<size_t>(extent.channels) * kCoefficientBytes;
+      policy.coefficients_offset + static_cast<size_t>(extent.channels * kCoefficientBytes);
   return policy;
 }
 

@@ -22,6 +22,10 @@ struct DeviceLimits {
   int max_cluster = 1;  // blocks; 8 from compute capability 9.0 on
 };
 
+// What a kernel keeps of a channel: two doubles, and coefficients of at most four.
+inline constexpr int64_t kSumsBytes = 16;
+inline constexpr int64_t kCoefficientBytes = 32;
+
 // Which kernels run. Split ones read a tensor once for its sums and once more to transform it.
 // Resident ones hold it in shared memory in between: one launch, one read.
 enum class KernelChoice : uint8_t { kSplit, kResident, kAuto };

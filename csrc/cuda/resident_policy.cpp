@@ -20,9 +20,6 @@ constexpr int64_t kSystemBytes = 1024;
 // this are a matter of launches, however few blocks there are.
 constexpr int64_t kSmallTensor = int64_t{2} << 20;
 
-constexpr int64_t kSumsBytes = 16;
-constexpr int64_t kCoefficientBytes = 32;
-
 struct Problem {
   Extent extent;
   DType dtype;
