@@ -8,6 +8,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <new>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -26,10 +27,24 @@ T value_of(float value) {
     return narrow<T>(value);
 }
 
+// As aligned as torch's tensors.
+template <typename T>
+struct Aligned {
+  using value_type = T;
+
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new (count * sizeof(T), std::align_val_t{64}));
+  }
+  void deallocate(T* from, size_t) { ::operator delete (from, std::align_val_t{64}); }
+  bool operator==(const Aligned&) const { return true; }
+};
+template <typename T>
+using Vector = std::vector<T, Aligned<T>>;
+
 // Scattered over [-2, 2): the sums of half types have a slow path for values they do not fit.
 template <typename T>
-std::vector<T> values(int64_t count) {
-  std::vector<T> result(count);
+Vector<T> values(int64_t count) {
+  Vector<T> result(count);
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t bits = static_cast<uint32_t>(i + 1) * 2654435761u;
     result[i] = value_of<T>(static_cast<float>(bits >> 8) * 0x1p-22f - 2);
@@ -47,13 +62,15 @@ struct Operands {
 
   int64_t elements() const { return strip.rows * strip.length; }
   bool past_cache() const { return elements() * sizeof(T) > size_t{1} << 25; }
+  const Route* prefetched() const { return past_cache() ? &route : nullptr; }
 
   Strip strip;
-  std::vector<T> x, dy, y;
-  std::vector<Value> columns;  // a coefficient for each
-  std::vector<double> pivots = std::vector<double>(columns.size(), 0.5);
-  std::vector<double> first = std::vector<double>(columns.size());
-  std::vector<double> second = first;
+  Route route{strip.length, 0, strip.rows, 0};
+  Vector<T> x, dy, y;
+  Vector<Value> columns;  // a coefficient for each
+  Vector<double> pivots = Vector<double>(columns.size(), 0.5);
+  Vector<double> first = Vector<double>(columns.size());
+  Vector<double> second = first;
   Lanes lanes{};
   Affine<Value> affine{0.5, 2, 1};
   GradientCoefficients<Value> gradient{0.5, 2, 1, 3};
@@ -75,12 +92,12 @@ const std::vector<Primitive<T>>& primitives() {
   static const std::vector<Primitive<T>> all{
       {"add_moments", false, 1,
        [](P p, O o) {
-         p.add_moments(o.x.data(), o.strip, o.pivots.data(), &o.lanes, o.past_cache());
+         p.add_moments(o.x.data(), o.strip, o.pivots.data(), &o.lanes, o.prefetched());
        }},
       {"add_gradient", false, 2,
        [](P p, O o) {
          p.add_gradient(o.dy.data(), o.x.data(), o.strip, o.pivots.data(), &o.lanes,
-                        o.past_cache());
+                        o.prefetched());
        }},
       {"affine", false, 2,
        [](P p, O o) { p.affine(o.x.data(), o.y.data(), o.strip, &o.affine, o.past_cache()); }},
@@ -130,8 +147,8 @@ using Shapes = std::vector<std::pair<int64_t, int64_t>>;
 
 template <typename T>
 void add(Level level, const std::string& prefix) {
-  static const Shapes runs{{1, 4096}, {84, 49}, {4096, 4096}};
-  static const Shapes columns{{64, 64}, {64, 67}, {1 << 18, 64}};
+  static const Shapes runs{{1, 4096}, {84, 49}, {512, 4096}, {4096, 4096}};
+  static const Shapes columns{{64, 64}, {64, 67}, {1 << 15, 64}, {1 << 18, 64}};
   for (const Primitive<T>& primitive : primitives<T>()) {
     for (const auto& [rows, length] : primitive.columns ? columns : runs) {
       const Strip strip{rows, length, length};
