@@ -13,16 +13,9 @@ namespace {
 template <typename T>
 constexpr int kBlock = std::max(kLanes, kStoredRegisters<T>* kWidth<Compute<T>>);
 
-// Rows share one load of their columns' coefficients where they lie close together. Rows further
-// apart would be as many streams, which the caches follow less well than one.
+// Rows share one load of their columns' coefficients: in the caches these loads would be half of
+// all.
 constexpr int64_t kSharingRows = 4;
-constexpr int64_t kSharingBytes = 1024;
-
-template <typename T>
-TORCHBN_ALWAYS_INLINE int64_t rows_sharing(int64_t stride) {
-  const int64_t bytes = kSharingRows * stride * static_cast<int64_t>(sizeof(T));
-  return bytes <= kSharingBytes ? kSharingRows : 1;
-}
 
 // `block` is the same block of kElements columns in each of `rows` rows.
 template <typename T, bool kStream, int kElements, typename Stream, typename Map>
@@ -130,10 +123,10 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
     return;
   }
   int64_t row = 0;
-  const int64_t sharing = share_coefficients && !past_cache ? rows_sharing<T>(strip.stride) : 1;
-  if (sharing > 1)
-    for (; row + sharing <= strip.rows; row += sharing)
-      map_rows<T>(stream + row * strip.stride, sharing, strip, map);
+  // From memory single rows, which are one stream, come faster.
+  if (share_coefficients && !past_cache)
+    for (; row + kSharingRows <= strip.rows; row += kSharingRows)
+      map_rows<T>(stream + row * strip.stride, kSharingRows, strip, map);
   for (; row < strip.rows; ++row) {
     const Stream run = stream + row * strip.stride;
     if (strip.length >= kLeastAligned)
@@ -160,8 +153,7 @@ TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip,
     for (int64_t column = 0, width = kColumns; column < strip.length; column += width) {
       if (strip.length - column < 2 * kColumns) width = strip.length - column;
       map_strip<T>(stream + (row * strip.stride + column), {rows, width, strip.stride},
-                   map.each([&](const auto* values) { return values + column; }), past_cache,
-                   false);
+                   map.each([&](const auto* values) { return values + column; }), past_cache, true);
     }
   }
 }
