@@ -62,10 +62,12 @@ class ChannelsFirst {
   }
 
   void begin(int64_t) const {}
-  void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes* sums) const {
+  void add(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
+           vec::Lanes* sums) const {
     // Without input only sum(dy) is wanted; any values do for the other one.
     const T* x = reads_input(problem_) ? x_ : dy_;
-    vec_.add_gradient(dy_ + offset, x + offset, strip, &problem_.mean[channel], sums, past_cache_);
+    vec_.add_gradient(dy_ + offset, x + offset, strip, &problem_.mean[channel], sums,
+                      prefetch_ ? &route : nullptr);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -82,6 +84,7 @@ class ChannelsFirst {
 
  private:
   const BackwardProblem& problem_;
+  const bool prefetch_ = prefetches_visits(problem_.extent, sizeof(T));
   const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
@@ -115,7 +118,7 @@ class ChannelsLast {
            double* second) const {
     const T* x = reads_input(problem_) ? x_ : dy_;  // as for channels first
     vec_.add_column_gradient(dy_ + offset, x + offset, strip, means_.get() + column, first, second,
-                             past_cache_);
+                             prefetch_);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -136,6 +139,7 @@ class ChannelsLast {
  private:
   const BackwardProblem& problem_;
   const Table2d& table_;
+  const bool prefetch_ = prefetches_rows(problem_.extent, sizeof(T));
   const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);

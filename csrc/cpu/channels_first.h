@@ -6,6 +6,7 @@
 
 #include "core/extent.h"
 #include "cpu/chunks.h"
+#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "cpu/vec/primitives.h"
 
@@ -25,6 +26,12 @@ inline int64_t group_size(const Extent& e, int64_t element_bytes) {
   return std::clamp<int64_t>(wanted, 1, kMaxGroup);
 }
 
+// Is it worth prefetching what is summed? The visits are strided, which the hardware follows badly
+// as soon as the tensors of a training step, with their gradients, do not stay in the cache.
+inline bool prefetches_visits(const Extent& e, int64_t element_size) {
+  return leave_cache(4, e, element_size);
+}
+
 // Neighbouring channels that one thread treats together.
 struct Group {
   int64_t begin;
@@ -35,7 +42,7 @@ struct Group {
 //   Sums                                 two sums per channel
 //   kSummedTensors                       that add reads
 //   void begin(channel)                  before the channel is looked at
-//   void add(channel, offset, strip, lanes)      strip.runs channels from `channel` on
+//   void add(channel, offset, strip, route, lanes)  strip.runs channels from `channel` on
 //   void finish(channel, sums)
 //   bool maps() const                    is there an output to write?
 //   void map(channel, offset, strip)             likewise
@@ -73,7 +80,8 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
       for (int64_t i = begin; i < end; ++i) {
         visit(summed, i, [&](int64_t item, int64_t channel, int64_t chunk) {
           vec::Lanes lanes = {};
-          op.add(channel, chunks.offset(chunk) + channel * spatial, chunks.strip(chunk), &lanes);
+          op.add(channel, chunks.offset(chunk) + channel * spatial, chunks.strip(chunk),
+                 chunks.route(chunk, 1, channel + 1 < summed.begin + summed.size), &lanes);
           partial[item] = fold<Sums>(lanes);
         });
         visit(mapped, begin + end - 1 - i, [&](int64_t, int64_t channel, int64_t chunk) {
@@ -101,9 +109,11 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
 }
 
 // Sums a group while mapping the one before it, chunk by chunk: memory reads and writes at once,
-// and what is mapped has not left the cache since it was summed. Either group may be empty.
+// and what is mapped has not left the cache since it was summed. Either group may be empty. Are
+// there more to be summed next?
 template <typename Operation>
-void run_groups(const Chunks& chunks, const Group& summed, const Group& mapped, Operation& op) {
+void run_groups(const Chunks& chunks, const Group& summed, const Group& mapped, bool more,
+                Operation& op) {
   using Sums = typename Operation::Sums;
   const int64_t spatial = chunks.extent.spatial;
   Sums sums[kMaxGroup] = {};
@@ -116,7 +126,8 @@ void run_groups(const Chunks& chunks, const Group& summed, const Group& mapped, 
     if (summed.size > 0) {
       std::fill_n(lanes, summed.size, vec::Lanes{});
       strip.runs = summed.size;
-      op.add(summed.begin, offset + summed.begin * spatial, strip, lanes);
+      op.add(summed.begin, offset + summed.begin * spatial, strip,
+             chunks.route(chunk, summed.size, more), lanes);
       for (int64_t i = 0; i < summed.size; ++i) sums[i].merge(fold<Sums>(lanes[i]));
     }
     if (mapped.size > 0) {
@@ -145,10 +156,10 @@ void run_channels_first(const Extent& e, int64_t element_size, Operation& op,
     Group mapped{begin, 0};
     for (int64_t c = begin; c < end; c += group) {
       const Group summed{c, std::min(group, end - c)};
-      run_groups(chunks, summed, mapped, op);
+      run_groups(chunks, summed, mapped, c + group < end, op);
       if (op.maps()) mapped = summed;
     }
-    if (op.maps()) run_groups(chunks, {end, 0}, mapped, op);
+    if (op.maps()) run_groups(chunks, {end, 0}, mapped, false, op);
   });
 }
 

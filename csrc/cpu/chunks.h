@@ -40,6 +40,13 @@ struct Chunks {
     return {std::min(images, extent.batch - image), std::min(length, extent.spatial - begin),
             stride()};
   }
+  // The way of a thread that sums the chunks of `channels` channels, and then those of their
+  // neighbours if there are `more`.
+  vec::Route route(int64_t chunk, int64_t channels, bool more) const {
+    const int64_t width = channels * extent.spatial;
+    return {width, chunk % pieces * length, extent.batch - chunk / pieces * images,
+            more ? width - extent.batch * stride() : 0};
+  }
   int64_t stride() const { return extent.channels * extent.spatial; }
 };
 

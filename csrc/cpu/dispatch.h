@@ -27,12 +27,17 @@ inline bool runs_channels_first(const Extent& e) {
   return e.layout == Layout::kChannelsFirst && e.spatial > 1;
 }
 
-// Input and output together leave the last-level cache: an ordinary store would fetch each line it
-// overwrites from memory, and evict what is read again. The size is that of one core complex of
+// Do so many tensors together leave the last-level cache? The size is that of one core complex of
 // current servers; sysconf is no guide, virtual machines report the host's total.
-inline bool past_cache(const Extent& e, int64_t element_size) {
+inline bool leave_cache(int64_t tensors, const Extent& e, int64_t element_size) {
   constexpr int64_t kCacheBytes = 32 * 1024 * 1024;
-  return 2 * e.numel() * element_size > kCacheBytes;
+  return tensors * e.numel() * element_size > kCacheBytes;
+}
+
+// Input and output do: an ordinary store would fetch each line it overwrites from memory, and evict
+// what is read again.
+inline bool past_cache(const Extent& e, int64_t element_size) {
+  return leave_cache(2, e, element_size);
 }
 
 }  // namespace torchbn::cpu

@@ -54,8 +54,9 @@ class ChannelsFirst {
         maps_(new Affine<Value>[problem.extent.channels]) {}
 
   void begin(int64_t channel) { pivots_[channel] = pivot_from(first_.load(channel)); }
-  void add(int64_t channel, int64_t offset, const vec::Strip& strip, vec::Lanes* sums) const {
-    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums, past_cache_);
+  void add(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
+           vec::Lanes* sums) const {
+    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums, prefetch_ ? &route : nullptr);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
     maps_[channel] = finisher_.finish<Value>(channel, sums, pivots_[channel]);
@@ -67,6 +68,7 @@ class ChannelsFirst {
 
  private:
   const TrainProblem& problem_;
+  const bool prefetch_ = prefetches_visits(problem_.extent, sizeof(T));
   const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
@@ -98,7 +100,7 @@ class ChannelsLast {
 
   void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
            double* second) const {
-    vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, past_cache_);
+    vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, prefetch_);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
     const auto map = finisher_.finish<Value>(channel, sums, pivots_[channel]);
@@ -112,6 +114,7 @@ class ChannelsLast {
  private:
   const TrainProblem& problem_;
   const Table2d& table_;
+  const bool prefetch_ = prefetches_rows(problem_.extent, sizeof(T));
   const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);

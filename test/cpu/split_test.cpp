@@ -20,6 +20,7 @@ namespace {
 using cpu::Parts;
 using cpu::Table2d;
 using cpu::vec::Lanes;
+using cpu::vec::Route;
 using cpu::vec::Strip;
 
 const int64_t kTeams[] = {1, 2, 3, 7, 16, 48, 64};
@@ -88,7 +89,7 @@ class Operation {
 
   // Channels first.
   void begin(int64_t) const {}
-  void add(int64_t channel, int64_t offset, const Strip& s, Lanes*) {
+  void add(int64_t channel, int64_t offset, const Strip& s, const Route&, Lanes*) {
     note(log_->added, channel, offset, s);
   }
   void map(int64_t channel, int64_t offset, const Strip& s) const {

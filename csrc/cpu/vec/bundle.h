@@ -24,20 +24,30 @@ struct Bundle {
 // additions, and additions that do not wait for each other fill the units of the processor.
 constexpr int kChained = 8;
 
+// What lies `ahead` elements further on is prefetched, if that is not 0.
 template <typename Sums, typename Source, typename... Arguments>
-TORCHBN_ALWAYS_INLINE void add_row(const Source& row, const Bundle& bundle, Sums& sums,
-                                   const Arguments&... arguments) {
+TORCHBN_ALWAYS_INLINE void add_row(const Source& row, const Bundle& bundle, int64_t ahead,
+                                   Sums& sums, const Arguments&... arguments) {
   const auto mask = kMask<typename Sums::MaskBits> + bundle.tail;
   const auto add = [&](int64_t block, Sums & part) __attribute__((always_inline)) {
     (row + block * kLanes).template add<false>(part, arguments..., mask);
   };
+  const auto prefetch = [&](int64_t block) __attribute__((always_inline)) {
+    if (ahead == 0) return;
+    constexpr int kLines = kChained * kLanes / kLine<typename Source::Element>;
+    unroll<kLines>([&](auto i) __attribute__((always_inline)) {
+      (row + (block * kLanes + ahead + i * kLine<typename Source::Element>)).prefetch();
+    });
+  };
   int64_t block = 0;
   for (; block + kChained <= bundle.blocks; block += kChained) {
+    prefetch(block);
     Sums part = sums.fresh();
     unroll<kChained>([&](auto i) __attribute__((always_inline)) { add(block + i, part); });
     sums += part;
   }
   if (block == bundle.blocks && bundle.tail == 0) return;
+  prefetch(block);
   Sums part = sums.fresh();
   for (; block < bundle.blocks; ++block) add(block, part);
   if (bundle.tail > 0)
@@ -49,7 +59,7 @@ template <typename Sums, typename Source, typename... Arguments>
 TORCHBN_ALWAYS_INLINE void add_rows(const Source& source, const Bundle& bundle, Sums& sums,
                                     const Arguments&... arguments) {
   for (int64_t row = 0; row < bundle.rows; ++row)
-    add_row(source + row * bundle.stride, bundle, sums, arguments...);
+    add_row(source + row * bundle.stride, bundle, 0, sums, arguments...);
 }
 
 // About a centre whose mean is that of one value in 8 to 16, and of n values at least n / 16: one

@@ -23,6 +23,15 @@ struct Strip {
   int64_t spacing = 0;
 };
 
+// How reading goes on from a strip, which may be a piece of longer rows: to their ends, through the
+// rows that follow, and from the last of these to others.
+struct Route {
+  int64_t width;  // of the rows
+  int64_t begin;  // of the strip in its first row
+  int64_t rows;   // left, with the strip's own
+  int64_t jump;   // from where one more row would begin to where reading goes on, 0 if it ends
+};
+
 // Two sums of one channel, spread over lanes. Which lane an element goes to follows from the shape
 // of the strip.
 struct alignas(64) Lanes {
@@ -31,9 +40,10 @@ struct alignas(64) Lanes {
 };
 
 // The outputs must not overlap the inputs: the end of a run is written twice.
-// `past_cache` says that no cache would hold the operands: then they are prefetched, for which the
-// processor has no time to spare within the caches (it takes up to half of a sum's there), and
-// results are stored past the caches. The caller orders such stores (store_fence).
+// Sums prefetch along the route, or the rows to come, if asked to: where the operands lie in caches
+// near the core that only takes time, up to half of a sum's.
+// `past_cache` says that no cache would hold the operands: then results are stored past the caches.
+// The caller orders such stores (store_fence).
 template <typename T>
 struct Primitives {
   using Value = Compute<T>;
@@ -41,10 +51,10 @@ struct Primitives {
   // A strip of strip.runs channels: one pivot, Lanes and map for each.
   // sum(x - pivot), sum((x - pivot)^2)
   void (*add_moments)(const T* x, const Strip& strip, const double* pivots, Lanes* sums,
-                      bool past_cache);
+                      const Route* prefetched);
   // sum(dy), sum(dy * (x - mean))
   void (*add_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
-                       Lanes* sums, bool past_cache);
+                       Lanes* sums, const Route* prefetched);
   void (*affine)(const T* x, T* y, const Strip& strip, const Affine<Value>* maps, bool past_cache);
   void (*gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
                    const GradientCoefficients<Value>* maps, bool past_cache);
@@ -52,9 +62,9 @@ struct Primitives {
   // A strip of strip.length channels, of one run: one pivot, sum and coefficient per column. The
   // arrays have room for at least kLanes columns.
   void (*add_column_moments)(const T* x, const Strip& strip, const double* pivots, double* first,
-                             double* second, bool past_cache);
+                             double* second, bool prefetch);
   void (*add_column_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
-                              double* first, double* second, bool past_cache);
+                              double* first, double* second, bool prefetch);
   void (*column_affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& map,
                         bool past_cache);
   void (*column_gradient)(const T* dy, const T* x, T* dx, const Strip& strip,

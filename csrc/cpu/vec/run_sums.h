@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cpu/vec/bundle.h"
+#include "cpu/vec/lookahead.h"
 
 // Sums of runs, each of one channel. Internal linkage: see simd.h.
 namespace torchbn::cpu::vec {
@@ -11,43 +12,44 @@ TORCHBN_ALWAYS_INLINE bool in_float(const Bundle& bundle) {
   return bundle.blocks > 0 && bundle.count() >= kLeastFloatBlocks;
 }
 
-// A run of at least kLanes elements, piece by piece. Past the caches what lies a little further on
-// is prefetched, behind the end of the run what lies `next_run` elements on.
+// How far ahead on its route a thread prefetches: about what it visits of an image, so that each
+// visit finds its rows on their way.
+template <typename T>
+constexpr int64_t kElementsAheadOnRoute = 32768 / sizeof(T);
+
+// A run of at least kLanes elements, `position` elements from the beginning of the strip's row.
 template <typename T, typename Source>
-TORCHBN_ALWAYS_INLINE void add_long_run(const Source& run, int64_t length, int64_t next_run,
-                                        bool past_cache, const SharedPivot& pivot,
-                                        Accumulator& sums) {
+TORCHBN_ALWAYS_INLINE void add_long_run(const Source& run, int64_t length, int64_t row,
+                                        int64_t position, const Lookahead& lookahead,
+                                        const SharedPivot& pivot, Accumulator& sums) {
   constexpr int64_t kPiece = kMostFloatBlocks * kLanes;
-  const int64_t unhurried = length > kElementsAhead<T> ? length - kElementsAhead<T> : 0;
   for (int64_t i = 0; i < length; i += kPiece) {
     const int64_t size = length - i < kPiece ? length - i : kPiece;
-    if (past_cache) {
-      const int64_t ahead = i + size > unhurried ? next_run - unhurried : kElementsAhead<T>;
-      for (int64_t j = 0; j < size; j += kLine<T>) (run + (i + ahead + j)).prefetch();
-    }
+    const int64_t ahead = lookahead.from(row, position + i);
     const Source piece = run + i;
     const Bundle bundle{1, size / kLanes, size % kLanes, 0};
     if constexpr (kSumsInFloat<T>) {
       if (in_float(bundle)) {
         FloatAccumulator part = {};
         set_centers(piece, bundle, pivot, part);
-        add_rows(piece, bundle, part);
+        add_row(piece, bundle, ahead, part);
         sums += to_double(part, piece, bundle, pivot);
         continue;
       }
     }
-    add_rows(piece, bundle, sums, pivot);  // a tail alone reaches back into the piece before it
+    add_row(piece, bundle, ahead, sums, pivot);  // a tail alone reaches back into the piece before
   }
 }
 
 // Bundles of several rows, those of many channels side by side, so that each row is read in one go,
-// as a stream; their sums lie in the first-level cache meanwhile. What is next in a row is
-// prefetched: loads that cross cache lines, as those of odd runs do, wait long for both.
+// as a stream; their sums lie in the first-level cache meanwhile.
 constexpr int64_t kRunsTogether = 64;
 
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_bundles(const Source& source, const Strip& strip,
-                                       const Bundle& bundle, const double* pivots, Lanes* lanes) {
+                                       const Bundle& bundle, int64_t first_row,
+                                       const Lookahead& lookahead, const double* pivots,
+                                       Lanes* lanes) {
   FloatAccumulator parts[kRunsTogether];
   for (int64_t first = 0; first < strip.runs; first += kRunsTogether) {
     const int64_t runs = strip.runs - first < kRunsTogether ? strip.runs - first : kRunsTogether;
@@ -59,12 +61,9 @@ TORCHBN_ALWAYS_INLINE void add_bundles(const Source& source, const Strip& strip,
       set_centers(run(i), bundle, SharedPivot(pivots[first + i]), parts[i]);
     }
     for (int64_t row = 0; row < bundle.rows; ++row) {
-      for (int64_t i = 0; i < runs; ++i) {
-        const Source values = run(i) + row * bundle.stride;
-        for (int64_t j = 0; j < strip.length; j += kLine<T>)
-          (values + (kElementsAhead<T> / 2 + j)).prefetch();
-        add_row(values, bundle, parts[i]);
-      }
+      for (int64_t i = 0; i < runs; ++i)
+        add_row(run(i) + row * bundle.stride, bundle,
+                lookahead.from(first_row + row, (first + i) * strip.spacing), parts[i]);
     }
     for (int64_t i = 0; i < runs; ++i) {
       Lanes& to = lanes[first + i];
@@ -78,37 +77,40 @@ TORCHBN_ALWAYS_INLINE void add_bundles(const Source& source, const Strip& strip,
 
 // A run for itself.
 template <typename T, typename Source>
-TORCHBN_ALWAYS_INLINE void add_run(const Source& run, const Strip& strip, bool past_cache,
-                                   const SharedPivot& pivot, Accumulator& sums) {
-  if (strip.length >= kLanes)
-    return add_long_run<T>(run, strip.length, strip.stride, past_cache, pivot, sums);
+TORCHBN_ALWAYS_INLINE void add_run(const Source& run, int64_t length, int64_t row, int64_t position,
+                                   const Lookahead& lookahead, const SharedPivot& pivot,
+                                   Accumulator& sums) {
+  if (length >= kLanes) return add_long_run<T>(run, length, row, position, lookahead, pivot, sums);
   Padded<T> buffers[2];
-  run.copy(1, 0, strip.length, buffers)
-      .template add<true>(sums, pivot, kMask<int64_t> + 2 * kLanes - strip.length);
+  run.copy(1, 0, length, buffers)
+      .template add<true>(sums, pivot, kMask<int64_t> + 2 * kLanes - length);
 }
 
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_runs(const Source& source, const Strip& strip, const double* pivots,
-                                    Lanes* lanes, bool past_cache) {
+                                    Lanes* lanes, const Route* prefetched) {
   const int64_t blocks = strip.length / kLanes;
   const int64_t tail = strip.length % kLanes;
-  const int64_t together = kMostFloatBlocks / (blocks + (tail > 0));
+  const int64_t together = kSumsInFloat<T> ? kMostFloatBlocks / (blocks + (tail > 0)) : 0;
+  const Lookahead lookahead(strip, prefetched, kElementsAheadOnRoute<T>);
   for (int64_t row = 0, rows = 1; row < strip.rows; row += rows) {
     const Source first = source + row * strip.stride;
     rows = together <= 1 ? 1 : strip.rows - row < together ? strip.rows - row : together;
-    const Bundle bundle{rows, blocks, tail, strip.stride};
     if constexpr (kSumsInFloat<T>) {
+      const Bundle bundle{rows, blocks, tail, strip.stride};
       if (together > 0 && in_float(bundle)) {
-        add_bundles<T>(first, strip, bundle, pivots, lanes);
+        add_bundles<T>(first, strip, bundle, row, lookahead, pivots, lanes);
         continue;
       }
     }
     for (int64_t i = 0; i < strip.runs; ++i) {
       const SharedPivot pivot(pivots[i]);
+      const int64_t position = i * strip.spacing;
       Accumulator sums;
       sums.load(lanes[i].first, lanes[i].second);
       for (int64_t k = 0; k < rows; ++k)
-        add_run<T>(first + (k * strip.stride + i * strip.spacing), strip, past_cache, pivot, sums);
+        add_run<T>(first + (k * strip.stride + position), strip.length, row + k, position,
+                   lookahead, pivot, sums);
       sums.store(lanes[i].first, lanes[i].second);
     }
   }

@@ -33,6 +33,8 @@ struct Padded {
 
 template <typename T>
 struct Moments {
+  using Element = T;
+
   const T* x;
 
   TORCHBN_ALWAYS_INLINE Moments operator+(int64_t offset) const { return {x + offset}; }
@@ -97,6 +99,8 @@ struct Moments {
 
 template <typename T>
 struct Gradients {
+  using Element = T;
+
   const T* dy;
   const T* x;
 

@@ -34,7 +34,8 @@ TORCHBN_ALWAYS_INLINE void add_to_lanes(const double* first, const double* secon
 
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& strip,
-                                          const double* pivots, Lanes* lanes, bool past_cache) {
+                                          const double* pivots, Lanes* lanes,
+                                          const Route* prefetched) {
   alignas(64) double columns[3][kSumColumns + kLanes];
   const int64_t together = strip.spacing == strip.length ? kSumColumns / strip.length : 1;
   for (int64_t run = 0; run < strip.runs; run += together) {
@@ -45,7 +46,7 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
     for (int64_t i = 0; i < width; ++i) columns[1][i] = columns[2][i] = 0;
     // What comes next is the runs beside these.
     add_table<T>(source + run * strip.spacing, {strip.rows, width, strip.stride},
-                 past_cache ? width : 0, columns[0], columns[1], columns[2]);
+                 prefetched != nullptr ? width : 0, columns[0], columns[1], columns[2]);
     for (int64_t i = 0; i < runs; ++i)
       add_to_lanes(columns[1] + i * strip.length, columns[2] + i * strip.length, strip.length,
                    lanes[run + i]);
@@ -54,36 +55,36 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
 
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, const double* pivots,
-                                     Lanes* lanes, bool past_cache) {
+                                     Lanes* lanes, const Route* prefetched) {
   if (has_short_runs<T>(strip))
-    add_short_runs<T>(source, strip, pivots, lanes, past_cache);
+    add_short_runs<T>(source, strip, pivots, lanes, prefetched);
   else
-    add_runs<T>(source, strip, pivots, lanes, past_cache);
+    add_runs<T>(source, strip, pivots, lanes, prefetched);
 }
 
 template <typename T>
 void add_moments(const T* x, const Strip& strip, const double* pivots, Lanes* sums,
-                 bool past_cache) {
-  add_strip<T>(Moments<T>{x}, strip, pivots, sums, past_cache);
+                 const Route* prefetched) {
+  add_strip<T>(Moments<T>{x}, strip, pivots, sums, prefetched);
 }
 
 template <typename T>
 void add_gradient(const T* dy, const T* x, const Strip& strip, const double* means, Lanes* sums,
-                  bool past_cache) {
-  add_strip<T>(Gradients<T>{dy, x}, strip, means, sums, past_cache);
+                  const Route* prefetched) {
+  add_strip<T>(Gradients<T>{dy, x}, strip, means, sums, prefetched);
 }
 
 template <typename T>
 void add_column_moments(const T* x, const Strip& strip, const double* pivots, double* first,
-                        double* second, bool past_cache) {
-  add_table<T>(Moments<T>{x}, strip, past_cache ? kRowsAhead * strip.stride : 0, pivots, first,
+                        double* second, bool prefetch) {
+  add_table<T>(Moments<T>{x}, strip, prefetch ? kRowsAhead * strip.stride : 0, pivots, first,
                second);
 }
 
 template <typename T>
 void add_column_gradient(const T* dy, const T* x, const Strip& strip, const double* means,
-                         double* first, double* second, bool past_cache) {
-  add_table<T>(Gradients<T>{dy, x}, strip, past_cache ? kRowsAhead * strip.stride : 0, means, first,
+                         double* first, double* second, bool prefetch) {
+  add_table<T>(Gradients<T>{dy, x}, strip, prefetch ? kRowsAhead * strip.stride : 0, means, first,
                second);
 }
 

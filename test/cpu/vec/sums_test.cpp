@@ -61,10 +61,13 @@ class SumsTest : public testing::Test {
     check(
         s, s.runs, s.runs * static_cast<int64_t>(sizeof(Lanes) / sizeof(double)), alignments,
         [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums,
-            bool past_cache) {
+            bool prefetch) {
           Lanes* lanes = reinterpret_cast<Lanes*>(sums);
-          dy == nullptr ? p.add_moments(x, s, pivots, lanes, past_cache)
-                        : p.add_gradient(dy, x, s, pivots, lanes, past_cache);
+          const cpu::vec::Route route{(s.runs - 1) * s.spacing + s.length, 0, s.rows,
+                                      -s.rows * s.stride};
+          const cpu::vec::Route* prefetched = prefetch ? &route : nullptr;
+          dy == nullptr ? p.add_moments(x, s, pivots, lanes, prefetched)
+                        : p.add_gradient(dy, x, s, pivots, lanes, prefetched);
         },
         [&](const double* sums, int64_t run, int which) {
           const double* lane = sums + (2 * run + which) * kLanes;
@@ -80,9 +83,9 @@ class SumsTest : public testing::Test {
     check(
         s, room, 2 * room, alignments,
         [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums,
-            bool past_cache) {
-          dy == nullptr ? p.add_column_moments(x, s, pivots, sums, sums + room, past_cache)
-                        : p.add_column_gradient(dy, x, s, pivots, sums, sums + room, past_cache);
+            bool prefetch) {
+          dy == nullptr ? p.add_column_moments(x, s, pivots, sums, sums + room, prefetch)
+                        : p.add_column_gradient(dy, x, s, pivots, sums, sums + room, prefetch);
         },
         [&](const double* sums, int64_t column, int which) { return sums[which * room + column]; },
         [](int64_t, int64_t column) { return column; });
@@ -133,9 +136,9 @@ class SumsTest : public testing::Test {
           for (Level level : levels()) {
             const ForcedLevel forced(level);
             double* sums = out_.at_end(initial);
-            const bool past_cache = (n + static_cast<int64_t>(level)) % 2 == 0;
+            const bool prefetch = (n + static_cast<int64_t>(level)) % 2 == 0;
             run(cpu::vec::table().get<T>(), gradient ? dy_at : nullptr, x_at, pivots_at, sums,
-                past_cache);
+                prefetch);
             const std::vector<double> actual(sums, sums + doubles);
             const auto where = [&] {
               return std::string(name_of(level)) + (gradient ? " gradient: " : " moments: ") +
