@@ -84,7 +84,7 @@ class ChannelsFirst {
 
  private:
   const BackwardProblem& problem_;
-  const bool prefetch_ = prefetches_visits(problem_.extent, sizeof(T));
+  const bool prefetch_ = comes_from_memory(problem_.extent, sizeof(T));
   const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
@@ -139,7 +139,7 @@ class ChannelsLast {
  private:
   const BackwardProblem& problem_;
   const Table2d& table_;
-  const bool prefetch_ = prefetches_rows(problem_.extent, sizeof(T));
+  const bool prefetch_ = comes_from_memory(problem_.extent, sizeof(T));
   const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);

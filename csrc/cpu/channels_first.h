@@ -6,7 +6,6 @@
 
 #include "core/extent.h"
 #include "cpu/chunks.h"
-#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "cpu/vec/primitives.h"
 
@@ -24,12 +23,6 @@ inline int64_t group_size(const Extent& e, int64_t element_bytes) {
   const int64_t plane = e.spatial * element_bytes;
   const int64_t wanted = std::min(kVisitBytes / plane, kCacheBytes / (plane * e.batch));
   return std::clamp<int64_t>(wanted, 1, kMaxGroup);
-}
-
-// Is it worth prefetching what is summed? The visits are strided, which the hardware follows badly
-// as soon as the tensors of a training step, with their gradients, do not stay in the cache.
-inline bool prefetches_visits(const Extent& e, int64_t element_size) {
-  return leave_cache(4, e, element_size);
 }
 
 // Neighbouring channels that one thread treats together.

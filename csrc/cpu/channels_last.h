@@ -5,7 +5,6 @@
 #include <memory>
 
 #include "core/extent.h"
-#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "cpu/vec/primitives.h"
 
@@ -49,12 +48,6 @@ struct Table2d {
   int64_t rows_per_chunk;
   int64_t chunks;
 };
-
-// Is it worth prefetching what is summed? Rows go by one after the other, which the hardware
-// follows until they come from memory.
-inline bool prefetches_rows(const Extent& e, int64_t element_size) {
-  return leave_cache(1, e, element_size);
-}
 
 // Columns [begin, begin + width) of a table.
 struct Panel {

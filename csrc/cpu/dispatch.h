@@ -40,4 +40,10 @@ inline bool past_cache(const Extent& e, int64_t element_size) {
   return leave_cache(2, e, element_size);
 }
 
+// Those of a training step with their gradients do: what is read first comes from memory then, so
+// prefetching it is worth the time.
+inline bool comes_from_memory(const Extent& e, int64_t element_size) {
+  return leave_cache(4, e, element_size);
+}
+
 }  // namespace torchbn::cpu

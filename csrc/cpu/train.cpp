@@ -68,7 +68,7 @@ class ChannelsFirst {
 
  private:
   const TrainProblem& problem_;
-  const bool prefetch_ = prefetches_visits(problem_.extent, sizeof(T));
+  const bool prefetch_ = comes_from_memory(problem_.extent, sizeof(T));
   const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
@@ -114,7 +114,7 @@ class ChannelsLast {
  private:
   const TrainProblem& problem_;
   const Table2d& table_;
-  const bool prefetch_ = prefetches_rows(problem_.extent, sizeof(T));
+  const bool prefetch_ = comes_from_memory(problem_.extent, sizeof(T));
   const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);

@@ -14,9 +14,6 @@ constexpr int64_t kSumColumns = 512;
 // Rows that are added to the sums while these are in registers.
 constexpr int kSumRows = 4;
 
-// How many rows ahead is far enough to prefetch.
-constexpr int64_t kRowsAhead = 32;
-
 struct alignas(64) FloatColumns {
   float center[kSumColumns];
   float first[kSumColumns];
@@ -121,8 +118,10 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
     add_double_rows(source, rows, stride, width, ahead, pivots, first, second);
 }
 
+// Some rows at a time, of these as many columns at a time. Prefetched is what comes next; behind
+// the last columns what lies `next` elements after the first of them, unless that is 0.
 template <typename T, typename Source>
-TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, int64_t ahead,
+TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, int64_t next,
                                      const double* pivots, double* first, double* second) {
   const int64_t whole = strip.length / kLanes * kLanes;
   const int64_t tail = strip.length - whole;
@@ -131,13 +130,14 @@ TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, i
     const Source block = source + row * strip.stride;
     for (int64_t i = 0; i < whole; i += kSumColumns) {
       const int64_t width = whole - i < kSumColumns ? whole - i : kSumColumns;
+      const int64_t ahead = next == 0 ? 0 : i + width < whole ? width : next - i;
       add_columns<T>(block + i, rows, strip.stride, width, ahead, pivots + i, first + i, second + i,
                      nullptr);
     }
     if (tail == 0) continue;
     if (whole > 0) {
       const int64_t i = strip.length - kLanes;
-      add_columns<T>(block + i, rows, strip.stride, kLanes, ahead, pivots + i, first + i,
+      add_columns<T>(block + i, rows, strip.stride, kLanes, next, pivots + i, first + i,
                      second + i, kMask<int64_t> + tail);
       continue;
     }
