@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/host_device.h"
+#include "core/multiply_add.h"
 
 namespace torchbn {
 
@@ -16,7 +17,7 @@ struct Affine {
   T scale;
   T shift;
 
-  TORCHBN_HOST_DEVICE T operator()(T x) const { return (x - mean) * scale + shift; }
+  TORCHBN_HOST_DEVICE T operator()(T x) const { return multiply_add<T>(x - mean, scale, shift); }
 
   // The map of f(coefficient), called in the order above.
   template <typename F>

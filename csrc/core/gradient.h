@@ -4,6 +4,7 @@
 
 #include "core/affine.h"
 #include "core/host_device.h"
+#include "core/multiply_add.h"
 
 namespace torchbn {
 
@@ -45,7 +46,7 @@ struct GradientCoefficients {
   T shift;
 
   TORCHBN_HOST_DEVICE T operator()(T dy, T x) const {
-    return dy * grad_scale + ((x - mean) * input_scale + shift);
+    return multiply_add<T>(dy, grad_scale, multiply_add<T>(x - mean, input_scale, shift));
   }
 
   // As of Affine.

@@ -11,8 +11,15 @@ namespace {
 // another page with every row (half the speed at 2048 channels).
 constexpr int64_t kSumColumns = 512;
 
-// Rows that are added to the sums while these are in registers.
-constexpr int kSumRows = 4;
+// Rows that go by before the next columns: as many as a float sum takes, and no more bytes of wider
+// types.
+template <typename T>
+constexpr int64_t kTableRows = kSumsInFloat<T> ? kMostFloatBlocks : kMostFloatBlocks / 2;
+
+// Rows that are added to the sums while these are in registers: as many as a chain of float sums
+// has, in double as there are registers for.
+constexpr int kFloatRows = kChained;
+constexpr int kDoubleRows = 4;
 
 struct alignas(64) FloatColumns {
   float center[kSumColumns];
@@ -25,17 +32,19 @@ struct alignas(64) FloatColumns {
 template <typename Source>
 TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, int64_t stride,
                                           int64_t width, int64_t ahead, FloatColumns& sums) {
-  for (int64_t row = 0; row < rows; row += kSumRows) {
-    const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
+  for (int64_t row = 0; row < rows; row += kFloatRows) {
+    const int64_t count = rows - row < kFloatRows ? rows - row : kFloatRows;
     const Source block = source + row * stride;
     for (int64_t i = 0; i < width; i += kLanes) {
       FloatAccumulator part;
       part.load(sums.center + i, sums.first + i, sums.second + i);
-      if (count == kSumRows) {
-        unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
+      if (count == kFloatRows) {
+        FloatAccumulator chain = part.fresh();
+        unroll<kFloatRows>([&](auto k) __attribute__((always_inline)) {
           if (ahead != 0) (block + (k * stride + i + ahead)).prefetch();
-          (block + (k * stride + i)).template add<false>(part, nullptr);
+          (block + (k * stride + i)).template add<false>(chain, nullptr);
         });
+        part += chain;
       } else {
         for (int64_t k = 0; k < count; ++k)
           (block + (k * stride + i)).template add<false>(part, nullptr);
@@ -49,15 +58,15 @@ template <typename Source>
 TORCHBN_ALWAYS_INLINE void add_double_rows(const Source& source, int64_t rows, int64_t stride,
                                            int64_t width, int64_t ahead, const double* pivots,
                                            double* first, double* second) {
-  for (int64_t row = 0; row < rows; row += kSumRows) {
-    const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
+  for (int64_t row = 0; row < rows; row += kDoubleRows) {
+    const int64_t count = rows - row < kDoubleRows ? rows - row : kDoubleRows;
     const Source block = source + row * stride;
     for (int64_t i = 0; i < width; i += kLanes) {
       const LanePivots pivot(pivots + i);
       Accumulator sums;
       sums.load(first + i, second + i);
-      if (count == kSumRows) {
-        unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
+      if (count == kDoubleRows) {
+        unroll<kDoubleRows>([&](auto k) __attribute__((always_inline)) {
           if (ahead != 0) (block + (k * stride + i + ahead)).prefetch();
           (block + (k * stride + i)).template add<false>(sums, pivot, nullptr);
         });
@@ -125,8 +134,8 @@ TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, i
                                      const double* pivots, double* first, double* second) {
   const int64_t whole = strip.length / kLanes * kLanes;
   const int64_t tail = strip.length - whole;
-  for (int64_t row = 0; row < strip.rows; row += kMostFloatBlocks) {
-    const int64_t rows = strip.rows - row < kMostFloatBlocks ? strip.rows - row : kMostFloatBlocks;
+  for (int64_t row = 0; row < strip.rows; row += kTableRows<T>) {
+    const int64_t rows = strip.rows - row < kTableRows<T> ? strip.rows - row : kTableRows<T>;
     const Source block = source + row * strip.stride;
     for (int64_t i = 0; i < whole; i += kSumColumns) {
       const int64_t width = whole - i < kSumColumns ? whole - i : kSumColumns;
@@ -137,8 +146,8 @@ TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, i
     if (tail == 0) continue;
     if (whole > 0) {
       const int64_t i = strip.length - kLanes;
-      add_columns<T>(block + i, rows, strip.stride, kLanes, next, pivots + i, first + i,
-                     second + i, kMask<int64_t> + tail);
+      add_columns<T>(block + i, rows, strip.stride, kLanes, next, pivots + i, first + i, second + i,
+                     kMask<int64_t> + tail);
       continue;
     }
     Padded<T> buffers[2];

@@ -8,9 +8,10 @@
 
 namespace torchbn::cpu::vec {
 
-// The inner loops, compiled once per instruction set. Every instruction set gives the same bits:
-// sums live in kLanes lanes whatever the register width, products and sums are rounded
-// separately (no FMA: the baseline has none), and tails are computed as bodies are.
+// The inner loops, compiled once per instruction set. AVX2 and AVX-512 give the same bits: sums
+// live in kLanes lanes whatever the register width, products are fused with the sums they are added
+// to, and tails are computed as bodies are. The baseline differs in one thing, it rounds such
+// products.
 inline constexpr int kLanes = 16;
 
 // `rows` rows, `stride` elements apart, of `runs` runs each, `spacing` apart, of `length`

@@ -9,12 +9,13 @@ namespace {
 // Half types come as floats, and float arithmetic does twice as many values per instruction as
 // double: with half the bytes to read, the arithmetic would be what takes the time. It is exact
 // enough for a few blocks, about centres near the values of each lane; the sums go on in double.
-// Fewer blocks are not worth moving. With more, rounding 2^-24 of a lane's sum at each step could
-// come near the 1e-6 that the variance may be off; so it is 1e-7.
+// Fewer blocks are not worth moving. The variance may be off by 1e-6, and each addition rounds by
+// up to 2^-24 of a lane's sum, for like values always to the same side: so blocks are added in
+// chains of eight (bundle.h), and at most eight of these to each other.
 template <typename T>
 constexpr bool kSumsInFloat = sizeof(T) == 2;
 constexpr int64_t kLeastFloatBlocks = 8;
-constexpr int64_t kMostFloatBlocks = 32;
+constexpr int64_t kMostFloatBlocks = 64;
 
 // Rows shorter than a block, each with room for one.
 template <typename T>
@@ -53,7 +54,7 @@ struct Moments {
       Register<double> shifted = subtract(load_double(x + i * kDoubles), pivot[i]);
       if constexpr (kMasked) shifted = keep(shifted, mask + i * kDoubles);
       sums.first[i] += shifted;
-      sums.second[i] += shifted * shifted;
+      sums.second[i] = fused(shifted, shifted, sums.second[i]);
     });
   }
 
@@ -64,7 +65,7 @@ struct Moments {
       Register<float> e = subtract(load<kFloats>(x + i * kFloats), sums.center[i]);
       if constexpr (kMasked) e = keep(e, mask + i * kFloats);
       sums.first[i] += e;
-      sums.second[i] += e * e;
+      sums.second[i] = fused(e, e, sums.second[i]);
     });
   }
 
@@ -126,7 +127,7 @@ struct Gradients {
         centered = keep(centered, mask + i * kDoubles);
       }
       sums.first[i] += grad;
-      sums.second[i] += grad * centered;
+      sums.second[i] = fused(grad, centered, sums.second[i]);
     });
   }
 
@@ -141,7 +142,7 @@ struct Gradients {
         e = keep(e, mask + i * kFloats);
       }
       sums.first[i] += grad;
-      sums.second[i] += grad * e;
+      sums.second[i] = fused(grad, e, sums.second[i]);
     });
   }
 

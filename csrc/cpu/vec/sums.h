@@ -77,15 +77,15 @@ void add_gradient(const T* dy, const T* x, const Strip& strip, const double* mea
 template <typename T>
 void add_column_moments(const T* x, const Strip& strip, const double* pivots, double* first,
                         double* second, bool prefetch) {
-  add_table<T>(Moments<T>{x}, strip, prefetch ? kMostFloatBlocks * strip.stride : 0, pivots, first,
+  add_table<T>(Moments<T>{x}, strip, prefetch ? kTableRows<T> * strip.stride : 0, pivots, first,
                second);
 }
 
 template <typename T>
 void add_column_gradient(const T* dy, const T* x, const Strip& strip, const double* means,
                          double* first, double* second, bool prefetch) {
-  add_table<T>(Gradients<T>{dy, x}, strip, prefetch ? kMostFloatBlocks * strip.stride : 0, means, first,
-               second);
+  add_table<T>(Gradients<T>{dy, x}, strip, prefetch ? kTableRows<T> * strip.stride : 0, means,
+               first, second);
 }
 
 }  // namespace

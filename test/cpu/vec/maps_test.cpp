@@ -1,5 +1,6 @@
 // The element-wise primitives at every size round the vector widths and block boundaries, at every
-// alignment: each element has the bits of core's formula, nothing else is read or written.
+// alignment: each element has the bits of core's formula, with fused products where the level has
+// them; nothing else is read or written.
 
 #include <gtest/gtest.h>
 
@@ -36,13 +37,17 @@ class MapsTest : public testing::Test {
     const auto* gradient_at = coefficients_[1].at_end(gradient);
     check(
         s, alignments, "affine",
-        [&](Value, Value x, int64_t run, int64_t) { return affine[run](x); },
+        [&](bool fused, Value, Value x, int64_t run, int64_t) {
+          return apply(fused, affine[run], x);
+        },
         [&](const Primitives<T>& p, const T*, const T* x, T* y, bool past_cache) {
           p.affine(x, y, s, affine_at, past_cache);
         });
     check(
         s, alignments, "gradient",
-        [&](Value dy, Value x, int64_t run, int64_t) { return gradient[run](dy, x); },
+        [&](bool fused, Value dy, Value x, int64_t run, int64_t) {
+          return apply(fused, gradient[run], dy, x);
+        },
         [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, bool past_cache) {
           p.gradient(dy, x, dx, s, gradient_at, past_cache);
         });
@@ -62,15 +67,17 @@ class MapsTest : public testing::Test {
     }
     check(
         s, alignments, "column_affine",
-        [&](Value, Value x, int64_t, int64_t c) {
-          return Affine<Value>{maps[c].mean, maps[c].grad_scale, maps[c].shift}(x);
+        [&](bool fused, Value, Value x, int64_t, int64_t c) {
+          return apply(fused, Affine<Value>{maps[c].mean, maps[c].grad_scale, maps[c].shift}, x);
         },
         [&](const Primitives<T>& p, const T*, const T* x, T* y, bool past_cache) {
           p.column_affine(x, y, s, {at[0], at[1], at[3]}, past_cache);
         });
     check(
         s, alignments, "column_gradient",
-        [&](Value dy, Value x, int64_t, int64_t c) { return maps[c](dy, x); },
+        [&](bool fused, Value dy, Value x, int64_t, int64_t c) {
+          return apply(fused, maps[c], dy, x);
+        },
         [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, bool past_cache) {
           p.column_gradient(dy, x, dx, s, {at[0], at[1], at[2], at[3]}, past_cache);
         });
@@ -87,12 +94,16 @@ class MapsTest : public testing::Test {
     const std::vector<T> x(x_.begin(), x_.begin() + size), dy(dy_.begin(), dy_.begin() + size);
     // Everything between the results and round them keeps the pattern.
     constexpr int64_t kZone = kLine<T> * 4;
-    std::vector<T> expected(kZone + size + kZone);
-    std::memset(static_cast<void*>(expected.data()), kPattern, expected.size() * sizeof(T));
-    for_elements(s, [&](int64_t i, int64_t map, int64_t column) {
-      const Value result = formula(widen(dy[i]), widen(x[i]), map, column);
-      expected[kZone + i] = narrowed<T>(result);
-    });
+    std::vector<T> expected_of[2];
+    for (bool fused : {false, true}) {
+      std::vector<T>& expected = expected_of[fused];
+      expected.resize(kZone + size + kZone);
+      std::memset(static_cast<void*>(expected.data()), kPattern, expected.size() * sizeof(T));
+      for_elements(s, [&](int64_t i, int64_t map, int64_t column) {
+        const Value result = formula(fused, widen(dy[i]), widen(x[i]), map, column);
+        expected[kZone + i] = narrowed<T>(result);
+      });
+    }
     for (int64_t n = 0; n <= alignments; ++n) {
       const int64_t offset = n == alignments ? kLine<T> - 1 : n;
       // Now the one, now the other input lies where reading on would crash.
@@ -100,6 +111,7 @@ class MapsTest : public testing::Test {
       const T* dy_at = n % 2 == 0 ? in_[1].at_begin(dy, offset) : in_[1].at_end(dy);
       for (Level level : levels()) {
         const ForcedLevel forced(level);
+        const std::vector<T>& expected = expected_of[fuses(level)];
         for (bool past_cache : {false, true}) {
           T* zone = reinterpret_cast<T*>(out_.begin()) + offset;
           std::memset(static_cast<void*>(zone), kPattern, expected.size() * sizeof(T));
