@@ -35,6 +35,7 @@ struct AffineStream {
   }
   TORCHBN_ALWAYS_INLINE T* to() const { return y; }
   TORCHBN_ALWAYS_INLINE void prefetch() const { __builtin_prefetch(x, 0, 3); }
+  TORCHBN_ALWAYS_INLINE void prefetch_to() const { __builtin_prefetch(y, 1, 3); }
   // One map for each of the registers.
   template <bool kStream, typename Map, int kCount>
   TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
@@ -68,6 +69,7 @@ struct GradientStream {
     __builtin_prefetch(dy, 0, 3);
     __builtin_prefetch(x, 0, 3);
   }
+  TORCHBN_ALWAYS_INLINE void prefetch_to() const { __builtin_prefetch(dx, 1, 3); }
   template <bool kStream, typename Map, int kCount>
   TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
     constexpr int kN = kWidth<Compute<T>>;

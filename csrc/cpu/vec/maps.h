@@ -86,8 +86,11 @@ TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length,
     i = (kBlockBytes<T> - misaligned) / static_cast<int64_t>(sizeof(T));
   }
   for (; i + kBlock<T> <= length && i + kElementsAhead<T> < reach; i += kBlock<T>) {
-    for (int64_t j = 0; j < kBlock<T>; j += kLine<T>)
-      (stream + (i + j + kElementsAhead<T>)).prefetch();
+    for (int64_t j = 0; j < kBlock<T>; j += kLine<T>) {
+      const Stream later = stream + (i + j + kElementsAhead<T>);
+      later.prefetch();
+      if (!kStream) later.prefetch_to();
+    }
     map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, i);
   }
   for (; i + kBlock<T> <= length; i += kBlock<T>)
