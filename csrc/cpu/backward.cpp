@@ -67,7 +67,7 @@ class ChannelsFirst {
     // Without input only sum(dy) is wanted; any values do for the other one.
     const T* x = reads_input(problem_) ? x_ : dy_;
     vec_.add_gradient(dy_ + offset, x + offset, strip, &problem_.mean[channel], sums,
-                      prefetch_ ? &route : nullptr);
+                      past_cache_ ? &route : nullptr);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -84,8 +84,7 @@ class ChannelsFirst {
 
  private:
   const BackwardProblem& problem_;
-  const bool prefetch_ = comes_from_memory(problem_.extent, sizeof(T));
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
+  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 4);
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);
@@ -118,7 +117,7 @@ class ChannelsLast {
            double* second) const {
     const T* x = reads_input(problem_) ? x_ : dy_;  // as for channels first
     vec_.add_column_gradient(dy_ + offset, x + offset, strip, means_.get() + column, first, second,
-                             prefetch_);
+                             past_cache_);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -139,8 +138,7 @@ class ChannelsLast {
  private:
   const BackwardProblem& problem_;
   const Table2d& table_;
-  const bool prefetch_ = comes_from_memory(problem_.extent, sizeof(T));
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
+  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 4);
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);

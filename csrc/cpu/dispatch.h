@@ -27,23 +27,14 @@ inline bool runs_channels_first(const Extent& e) {
   return e.layout == Layout::kChannelsFirst && e.spatial > 1;
 }
 
-// Do so many tensors together leave the last-level cache? The size is that of one core complex of
-// current servers; sysconf is no guide, virtual machines report the host's total.
-inline bool leave_cache(int64_t tensors, const Extent& e, int64_t element_size) {
+// Do the tensors that a call is part of leave the last-level cache: input and output in evaluation,
+// both and their gradients in training? Then an ordinary store would fetch each line it overwrites
+// from memory and evict what is read again, and what is read first comes from memory. The size is
+// that of one core complex of current servers; sysconf is no guide, virtual machines report the
+// host's total.
+inline bool past_cache(const Extent& e, int64_t element_size, int64_t tensors) {
   constexpr int64_t kCacheBytes = 32 * 1024 * 1024;
   return tensors * e.numel() * element_size > kCacheBytes;
-}
-
-// Input and output do: an ordinary store would fetch each line it overwrites from memory, and evict
-// what is read again.
-inline bool past_cache(const Extent& e, int64_t element_size) {
-  return leave_cache(2, e, element_size);
-}
-
-// Those of a training step with their gradients do: what is read first comes from memory then, so
-// prefetching it is worth the time.
-inline bool comes_from_memory(const Extent& e, int64_t element_size) {
-  return leave_cache(4, e, element_size);
 }
 
 }  // namespace torchbn::cpu

@@ -56,7 +56,7 @@ class ChannelsFirst {
   void begin(int64_t channel) { pivots_[channel] = pivot_from(first_.load(channel)); }
   void add(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
            vec::Lanes* sums) const {
-    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums, prefetch_ ? &route : nullptr);
+    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums, past_cache_ ? &route : nullptr);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
     maps_[channel] = finisher_.finish<Value>(channel, sums, pivots_[channel]);
@@ -68,8 +68,7 @@ class ChannelsFirst {
 
  private:
   const TrainProblem& problem_;
-  const bool prefetch_ = comes_from_memory(problem_.extent, sizeof(T));
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
+  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 4);
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
@@ -100,7 +99,7 @@ class ChannelsLast {
 
   void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
            double* second) const {
-    vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, prefetch_);
+    vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, past_cache_);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
     const auto map = finisher_.finish<Value>(channel, sums, pivots_[channel]);
@@ -114,8 +113,7 @@ class ChannelsLast {
  private:
   const TrainProblem& problem_;
   const Table2d& table_;
-  const bool prefetch_ = comes_from_memory(problem_.extent, sizeof(T));
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T));
+  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 4);
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
