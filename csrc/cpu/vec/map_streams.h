@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "core/affine.h"
 #include "core/gradient.h"
 #include "cpu/vec/primitives.h"
@@ -21,6 +23,32 @@ template <template <typename> typename Map, typename V>
 TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Map<const V*>& map, int64_t i) {
   return map.each([&](const V* values)
                       __attribute__((always_inline)) { return load<kWidth<V>>(values + i); });
+}
+
+// Two maps of neighbouring runs: lanes before `at` are those of the first run.
+template <template <typename> typename Map, typename V>
+struct Seam {
+  Map<V> before;
+  Map<V> behind;
+  int64_t at;
+};
+
+template <typename Bits>
+alignas(64) constexpr Bits kLaneNumbers[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                   8, 9, 10, 11, 12, 13, 14, 15};
+
+template <template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Seam<Map, V>& seam, int64_t i) {
+  using Bits = std::conditional_t<sizeof(V) == 4, int32_t, int64_t>;
+  const auto before =
+      load_bits<Register<Bits>>(kLaneNumbers<Bits>) < broadcast(static_cast<Bits>(seam.at - i));
+  V behind[sizeof(Map<V>) / sizeof(V)];
+  V* next = behind;
+  seam.behind.each([&](V value) __attribute__((always_inline)) { return *next++ = value; });
+  next = behind;
+  return seam.before.each([&](V value) __attribute__((always_inline)) {
+    return before ? broadcast(value) : broadcast(*next++);
+  });
 }
 
 // What is read and written.

@@ -72,25 +72,32 @@ TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, int64_t rows, const St
 template <typename T>
 constexpr int64_t kBlockBytes = kBlock<T> * sizeof(T) < 64 ? kBlock<T> * sizeof(T) : 64;
 
+// Elements before the first aligned address.
+template <typename T, typename Stream>
+TORCHBN_ALWAYS_INLINE int64_t misaligned_elements(const Stream& stream) {
+  const auto to = static_cast<int64_t>(reinterpret_cast<uintptr_t>(stream.to()));
+  return (-to & (kBlockBytes<T> - 1)) / static_cast<int64_t>(sizeof(T));
+}
+
+// Of a block: what will be read, and where an ordinary store goes.
+template <typename T, bool kStream, typename Stream>
+TORCHBN_ALWAYS_INLINE void prefetch_block(const Stream& block) {
+  for (int64_t i = 0; i < kBlock<T>; i += kLine<T>) {
+    (block + i).prefetch();
+    if (!kStream) (block + i).prefetch_to();
+  }
+}
+
 // One row of at least kBlock columns, stored at aligned addresses but for its two ends, which are
 // stored twice: a store past the caches has to be, an ordinary one that crosses lines costs two.
 // What will be read next lies within `reach` elements.
 template <typename T, bool kStream, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length, int64_t reach,
                                            const Map& map) {
-  const auto misaligned =
-      static_cast<int64_t>(reinterpret_cast<uintptr_t>(stream.to()) % kBlockBytes<T>);
-  int64_t i = 0;
-  if (misaligned != 0) {
-    map_block<T, false, kBlock<T>>(stream, 1, 0, map, 0);
-    i = (kBlockBytes<T> - misaligned) / static_cast<int64_t>(sizeof(T));
-  }
+  int64_t i = misaligned_elements<T>(stream);
+  if (i != 0) map_block<T, false, kBlock<T>>(stream, 1, 0, map, 0);
   for (; i + kBlock<T> <= length && i + kElementsAhead<T> < reach; i += kBlock<T>) {
-    for (int64_t j = 0; j < kBlock<T>; j += kLine<T>) {
-      const Stream later = stream + (i + j + kElementsAhead<T>);
-      later.prefetch();
-      if (!kStream) later.prefetch_to();
-    }
+    prefetch_block<T, kStream>(stream + (i + kElementsAhead<T>));
     map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, i);
   }
   for (; i + kBlock<T> <= length; i += kBlock<T>)
@@ -98,27 +105,26 @@ TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length,
   map_end<T>(stream, 1, 0, length, length - i, map);
 }
 
-// Rows shorter than this have too many ends, unless they are whole cache lines.
-constexpr int64_t kLeastStreamedBytes = 8192;
-
 // Shorter rows have too few blocks for alignment to pay.
 constexpr int64_t kLeastAligned = 8 * kLanes;
+
+// Shorter rows have too many ends for stores past the caches, unless they are whole cache lines.
+template <typename T>
+constexpr int64_t kLeastStreamed = 8192 / sizeof(T);
 
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
   if (strip.length < kBlock<T>) return false;  // a cache line of doubles is shorter than a block
   const bool lines = reinterpret_cast<uintptr_t>(to) % 64 == 0 && strip.length % kLine<T> == 0 &&
                      (strip.rows == 1 || strip.stride % kLine<T> == 0);
-  return lines || strip.length * static_cast<int64_t>(sizeof(T)) >= kLeastStreamedBytes;
+  return lines || strip.length >= kLeastStreamed<T>;
 }
 
-// After a strip of one row `more` elements follow that will be read next.
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map,
-                                     bool past_cache, bool share_coefficients, int64_t more = 0) {
+                                     bool past_cache, bool share_coefficients) {
   const auto reach = [&](int64_t row) __attribute__((always_inline)) {
-    const int64_t rows = strip.stride == strip.length ? strip.rows - row : 1;
-    return rows * strip.length + more;
+    return strip.stride == strip.length ? (strip.rows - row) * strip.length : strip.length;
   };
   if (past_cache && streams(stream.to(), strip)) {
     for (int64_t row = 0; row < strip.rows; ++row)
@@ -161,8 +167,34 @@ TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip,
   }
 }
 
-// The runs of a row, each with its own map. These are copied: for all the compiler knows, what is
-// stored might change them.
+// Neighbouring runs of at least kBlock elements as one row: blocks are aligned wherever runs begin,
+// so a block may lie across a seam. `maps` has one for each run; they are copied: for all the
+// compiler knows, what is stored might change them.
+template <typename T, bool kStream, typename Stream, template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, int64_t runs,
+                                          const Map<V>* maps) {
+  const int64_t end = runs * length;
+  Map<V> map = maps[0];
+  int64_t i = misaligned_elements<T>(stream);
+  if (i != 0) map_block<T, false, kBlock<T>>(stream, 1, 0, map, 0);
+  const auto prefetch = [&]() __attribute__((always_inline)) {
+    if (i + kElementsAhead<T> < end) prefetch_block<T, kStream>(stream + (i + kElementsAhead<T>));
+  };
+  for (int64_t run = 0;; map = maps[run]) {
+    const int64_t seam = (run + 1) * length;
+    for (; i + kBlock<T> <= seam; i += kBlock<T>) {
+      prefetch();
+      map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, 0);
+    }
+    if (++run == runs) break;
+    if (i == seam) continue;
+    prefetch();
+    map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, Seam<Map, V>{map, maps[run], seam - i}, 0);
+    i += kBlock<T>;
+  }
+  if (i < end) map_block<T, false, kBlock<T>>(stream + (end - kBlock<T>), 1, 0, map, 0);
+}
+
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Map* maps,
                                     bool past_cache) {
@@ -171,15 +203,20 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
     map_strip<T>(stream, strip, map, past_cache, false);
     return;
   }
-  const Strip run{1, strip.length, strip.stride};
-  const bool consecutive = strip.rows == 1 && strip.spacing == strip.length;
+  const bool neighbours = strip.spacing == strip.length && strip.length >= kBlock<T>;
+  const bool streamed = past_cache && strip.runs * strip.length >= kLeastStreamed<T>;
   for (int64_t row = 0; row < strip.rows; ++row) {
-    for (int64_t i = 0; i < strip.runs; ++i) {
-      const Map map = maps[i];
-      const int64_t more = consecutive ? (strip.runs - 1 - i) * strip.length : 0;
-      map_strip<T>(stream + (row * strip.stride + i * strip.spacing), run, map, past_cache, false,
-                   more);
-    }
+    const Stream first = stream + row * strip.stride;
+    if (neighbours && streamed)
+      map_neighbours<T, true>(first, strip.length, strip.runs, maps);
+    else if (neighbours)
+      map_neighbours<T, false>(first, strip.length, strip.runs, maps);
+    else
+      for (int64_t i = 0; i < strip.runs; ++i) {
+        const Map map = maps[i];
+        map_strip<T>(first + i * strip.spacing, {1, strip.length, strip.stride}, map, past_cache,
+                     false);
+      }
   }
 }
 

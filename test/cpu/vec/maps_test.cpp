@@ -187,6 +187,17 @@ TYPED_TEST(MapsTest, LengthsFromWhichStoresPassTheCaches) {
   }
 }
 
+// Neighbouring runs make one row, with blocks across their seams; from 8192 bytes on its stores
+// pass the caches.
+TYPED_TEST(MapsTest, NeighbouringRuns) {
+  constexpr int64_t kStreamed = 8192 / sizeof(TypeParam);
+  for (int64_t length : {8, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 100, 196, 784}) {
+    for (int64_t runs : around({kStreamed / length + 1}))
+      this->check_runs({2, length, runs * length + 3, runs, length}, kLine<TypeParam>);
+    this->check_runs({2, length, 2 * length, 2, length}, kLine<TypeParam>);
+  }
+}
+
 // Rows of many columns are cut into panels, of which the last may be up to twice as wide.
 TYPED_TEST(MapsTest, PanelsOfColumns) {
   constexpr int64_t kMost = 1536;  // columns of rows that stay whole
