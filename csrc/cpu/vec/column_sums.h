@@ -16,10 +16,9 @@ constexpr int64_t kSumColumns = 512;
 template <typename T>
 constexpr int64_t kTableRows = kSumsInFloat<T> ? kMostFloatBlocks : kMostFloatBlocks / 2;
 
-// Rows that are added to the sums while these are in registers: as many as a chain of float sums
-// has, in double as there are registers for.
-constexpr int kFloatRows = kChained;
-constexpr int kDoubleRows = 4;
+// Rows that are added to the sums while these are in registers. Those of more rows would leave too
+// few for what comes from memory (a tenth slower there). In float they are a chain.
+constexpr int kSumRows = 4;
 
 struct alignas(64) FloatColumns {
   float center[kSumColumns];
@@ -32,15 +31,15 @@ struct alignas(64) FloatColumns {
 template <typename Source>
 TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, int64_t stride,
                                           int64_t width, int64_t ahead, FloatColumns& sums) {
-  for (int64_t row = 0; row < rows; row += kFloatRows) {
-    const int64_t count = rows - row < kFloatRows ? rows - row : kFloatRows;
+  for (int64_t row = 0; row < rows; row += kSumRows) {
+    const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
     const Source block = source + row * stride;
     for (int64_t i = 0; i < width; i += kLanes) {
       FloatAccumulator part;
       part.load(sums.center + i, sums.first + i, sums.second + i);
-      if (count == kFloatRows) {
+      if (count == kSumRows) {
         FloatAccumulator chain = part.fresh();
-        unroll<kFloatRows>([&](auto k) __attribute__((always_inline)) {
+        unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
           if (ahead != 0) (block + (k * stride + i + ahead)).prefetch();
           (block + (k * stride + i)).template add<false>(chain, nullptr);
         });
@@ -58,15 +57,15 @@ template <typename Source>
 TORCHBN_ALWAYS_INLINE void add_double_rows(const Source& source, int64_t rows, int64_t stride,
                                            int64_t width, int64_t ahead, const double* pivots,
                                            double* first, double* second) {
-  for (int64_t row = 0; row < rows; row += kDoubleRows) {
-    const int64_t count = rows - row < kDoubleRows ? rows - row : kDoubleRows;
+  for (int64_t row = 0; row < rows; row += kSumRows) {
+    const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
     const Source block = source + row * stride;
     for (int64_t i = 0; i < width; i += kLanes) {
       const LanePivots pivot(pivots + i);
       Accumulator sums;
       sums.load(first + i, second + i);
-      if (count == kDoubleRows) {
-        unroll<kDoubleRows>([&](auto k) __attribute__((always_inline)) {
+      if (count == kSumRows) {
+        unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
           if (ahead != 0) (block + (k * stride + i + ahead)).prefetch();
           (block + (k * stride + i)).template add<false>(sums, pivot, nullptr);
         });

@@ -196,7 +196,7 @@ TYPED_TEST(SumsTest, EveryLengthOfSeveralRunsAndRows) {
     // Rows enough that short runs are summed as columns.
     this->check_runs({8, length, length}, 5);
     this->check_runs({9, length, 5 * length, 2, length + 3}, 5);
-    // Rows are summed by fours, half types by eights and from 8 rows on in float.
+    // Rows are summed by fours, half types from 8 rows on in float.
     for (int64_t rows : {0, 4, 7, 8, 9}) this->check_columns({rows, length, length + rows % 3}, 3);
   }
 }
