@@ -10,8 +10,8 @@ namespace {
 // double: with half the bytes to read, the arithmetic would be what takes the time. It is exact
 // enough for a few blocks, about centres near the values of each lane; the sums go on in double.
 // Fewer blocks are not worth moving. The variance may be off by 1e-6, and each addition rounds by
-// up to 2^-24 of a lane's sum, for like values always to the same side: so blocks are added in
-// chains of eight (bundle.h), and at most eight of these to each other.
+// up to 2^-24 of a lane's sum, for like values always to the same side: so chains of a few blocks
+// are added up first, eight of a run and four of columns.
 template <typename T>
 constexpr bool kSumsInFloat = sizeof(T) == 2;
 constexpr int64_t kLeastFloatBlocks = 8;
