@@ -74,6 +74,7 @@ class ChannelsFirst {
     if (training_maps_) training_maps_[channel] = training_map<Value>(problem_, channel, sums);
   }
   bool maps() const { return dx_ != nullptr; }
+  bool map_waits() const { return problem_.training; }
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     if (problem_.training)
       vec_.gradient(dy_ + offset, x_ + offset, dx_ + offset, strip, &training_maps_[channel],
@@ -126,6 +127,7 @@ class ChannelsLast {
     for (int64_t i = channel; i < table_.width; i += table_.channels) training_maps_.set(i, map);
   }
   bool maps() const { return dx_ != nullptr; }
+  bool map_waits() const { return problem_.training; }
   void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
     if (problem_.training)
       vec_.column_gradient(dy_ + offset, x_ + offset, dx_ + offset, strip,

@@ -87,7 +87,24 @@ inline bool rows_suffice(const Table2d& table, int64_t rows, int64_t threads) {
 //   void add(offset, strip, column, first, second) to arrays of sums that begin at `column`
 //   void finish(channel, sums)                     fills all copies of the channel's column
 //   bool maps() const
+//   bool map_waits() const                         for its channel's sums?
 //   void map(offset, strip, column)
+
+// Adds rows to the sums that begin at the panel. What does not wait for the sums is mapped while it
+// is in the caches, after as many rows as are summed together at least.
+template <typename Operation>
+void add_rows(const Table2d& table, int64_t row, int64_t rows, const Panel& panel, double* first,
+              double* second, Operation& op) {
+  constexpr int64_t kStep = 64;
+  const bool maps = op.maps() && !op.map_waits();
+  const int64_t step = maps ? kStep : std::max<int64_t>(rows, 1);
+  for (const int64_t end = row + rows; row < end; row += step) {
+    const int64_t offset = row * table.width + panel.begin;
+    const vec::Strip strip{std::min(step, end - row), panel.width, table.width};
+    op.add(offset, strip, panel.begin, first, second);
+    if (maps) op.map(offset, strip, panel.begin);
+  }
+}
 
 template <typename Operation>
 void sum_chunk(const Table2d& table, int64_t chunk, const Panel& panel, double* partial,
@@ -97,20 +114,18 @@ void sum_chunk(const Table2d& table, int64_t chunk, const Panel& panel, double* 
   double* second = first + channels;
   const int64_t row = chunk * table.rows_per_chunk;
   const int64_t rows = std::min(table.rows_per_chunk, table.rows - row);
-  const vec::Strip strip{rows, panel.width, table.width};
   if (table.copies == 1) {
     std::fill_n(first + panel.begin, panel.width, 0.0);
     std::fill_n(second + panel.begin, panel.width, 0.0);
-    op.add(row * table.width + panel.begin, strip, panel.begin, first + panel.begin,
-           second + panel.begin);
+    add_rows(table, row, rows, panel, first + panel.begin, second + panel.begin, op);
     return;
   }
   alignas(64) double columns[2][Table2d::kMaxCopiedWidth];
   std::fill_n(columns[0], table.width, 0.0);
   std::fill_n(columns[1], table.width, 0.0);
-  op.add(row * table.width, strip, 0, columns[0], columns[1]);
+  add_rows(table, row, rows, panel, columns[0], columns[1], op);
   if (chunk + 1 == table.chunks && table.rest > 0)
-    op.add(table.rows * table.width, {1, table.rest, table.width}, 0, columns[0], columns[1]);
+    add_rows(table, table.rows, 1, {0, table.rest}, columns[0], columns[1], op);
   for (int64_t c = 0; c < channels; ++c) {
     first[c] = second[c] = 0;
     for (int64_t i = c; i < table.width; i += channels) {
@@ -180,7 +195,7 @@ void run_channels_last(const Table2d& table, Operation& op, const AnyTeam& team 
                              });
                  });
   finish_channels(table, partial.get(), op, team);
-  if (op.maps()) map_channels_last(table, op, team);
+  if (op.maps() && op.map_waits()) map_channels_last(table, op, team);
 }
 
 }  // namespace torchbn::cpu

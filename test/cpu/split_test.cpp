@@ -85,7 +85,8 @@ class Operation {
   using Sums = ShiftedSums;
   static constexpr int64_t kSummedTensors = 1;
 
-  Operation(const Extent& e, Log* log) : extent_(e), log_(log), finished_(e.channels) {}
+  Operation(const Extent& e, bool waits, Log* log)
+      : extent_(e), waits_(waits), log_(log), finished_(e.channels) {}
 
   // Channels first.
   void begin(int64_t) const {}
@@ -104,6 +105,7 @@ class Operation {
   }
   void finish(int64_t channel, const ShiftedSums&) { ++finished_[channel]; }
   bool maps() const { return true; }
+  bool map_waits() const { return waits_; }
 
   const std::vector<int>& finished() const { return finished_; }
 
@@ -127,6 +129,7 @@ class Operation {
   }
 
   Extent extent_;
+  bool waits_;
   Log* log_;
   std::vector<int> finished_;
 };
@@ -137,15 +140,21 @@ std::string describe(const Extent& e, int64_t threads) {
          std::to_string(e.spatial) + " on " + std::to_string(threads) + " threads";
 }
 
-// What training and backward do, or if they reduce nothing, evaluation.
-Log simulate(const Extent& e, int64_t threads, bool reduces, bool visits) {
+enum class Kind {
+  kTraining,            // forward and backward: maps wait for sums
+  kEvaluationBackward,  // sums, and maps that do not wait for them
+  kEvaluation,          // maps alone
+};
+
+Log simulate(const Extent& e, int64_t threads, Kind kind, bool visits) {
+  const bool reduces = kind != Kind::kEvaluation;
   Log log;
   for (Work* work : {&log.added, &log.mapped}) {
     work->elements.resize(threads);
     if (visits) work->visits.resize(e.numel());
   }
   const SimulatedTeam team{threads, &log};
-  Operation operation(e, &log);
+  Operation operation(e, kind == Kind::kTraining, &log);
   if (e.layout == Layout::kChannelsFirst) {
     if (reduces)
       cpu::run_channels_first(e, sizeof(float), operation, team);
@@ -184,14 +193,14 @@ TEST_P(SplitTest, EveryElementOnce) {
     if (e.layout == Layout::kChannelsLast) all.push_back({e.count(), e.channels, 1, e.layout});
     for (const Extent& extent : all) {
       for (int64_t threads : kTeams) {
-        for (bool reduces : {true, false}) {
-          const Log log = simulate(extent, threads, reduces, true);
+        for (Kind kind : {Kind::kTraining, Kind::kEvaluationBackward, Kind::kEvaluation}) {
+          const Log log = simulate(extent, threads, kind, true);
           const auto once = [](const Work& work) {
             return std::all_of(work.visits.begin(), work.visits.end(),
                                [](unsigned char visits) { return visits == 1; });
           };
           EXPECT_TRUE(once(log.mapped)) << describe(extent, threads);
-          if (reduces) {
+          if (kind != Kind::kEvaluation) {
             EXPECT_TRUE(once(log.added)) << describe(extent, threads);
           }
         }
@@ -241,7 +250,7 @@ TEST_P(SplitTest, LargeTensorsAreSharedEvenly) {
     ASSERT_GE(e.numel() * static_cast<int64_t>(sizeof(float)), 64 << 20) << describe(e, 64);
     for (int64_t threads : kTeams) {
       for (bool reduces : {true, false}) {
-        const Log log = simulate(e, threads, reduces, false);
+        const Log log = simulate(e, threads, reduces ? Kind::kTraining : Kind::kEvaluation, false);
         for (const Work* work : {&log.added, &log.mapped}) {
           if (work == &log.added && !reduces) continue;
           const auto& shares = work->elements;
