@@ -4,9 +4,10 @@
 #
 #   test_newest.sh
 #
-# What is built is the library, with the CUDA kernels where nvcc is, without the examples. Left out are
-# the tests that another torch can't change: those of the kernels by themselves, of errors against float64, of the benchmark, of
-# gpu_check.sh and of what the CUDA compiler made of the kernels.
+# What is built is the library, with the CUDA kernels where nvcc is, without the examples. Left out
+# are the tests that another torch can't change: those of the kernels by themselves, of errors
+# against float64, of the benchmark, of gpu_check.sh and of what the CUDA compiler made of the
+# kernels.
 
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
