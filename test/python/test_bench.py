@@ -170,6 +170,8 @@ def test_the_command_names_no_folder():
 def test_a_wrong_result_is_noticed(operation, layout):
     case = cases.Case((8, 5, 6, 6), layout, "float32", operation)
     asked = problem.Problem(case, "cpu")
+    if asked.dy is not None:
+        asked.dy[0, 0, 0, 0] = 0
     for peer in (peers.PEERS[0], peers.OURS):
         call = asked.contestant(peer.prepare())
         right = call()
