@@ -26,13 +26,24 @@ def calls_section(records):
     return "\n".join(lines)
 
 
+def by_threads(record):
+    """The runs with each number of threads, and in words how many: too many for one table."""
+    counts = list(dict.fromkeys(run["threads"] for run in record["runs"]))
+    for count in counts:
+        runs = [run for run in record["runs"] if run["threads"] == count]
+        words = f", {count} thread{'' if count == 1 else 's'}" if len(counts) > 1 else ""
+        yield {**record, "runs": runs}, words
+
+
 def section(record):
     lines = [report.origin(record), "", report.LEGEND]
-    for scope, words in ((report.EVERYTHING, "All shapes:"),
-                         (report.BEYOND, "Tensors beyond the last-level cache:")):
-        header, rows, names = report.targets_table(record, scope)
-        if rows:
-            lines += ["", words, "", *report.markdown_table(header, rows, names)]
+    for part, threads in by_threads(record):
+        for scope, words in ((report.EVERYTHING, "All shapes"),
+                             (report.BEYOND, "Tensors beyond the last-level cache")):
+            header, rows, names = report.targets_table(part, scope)
+            if rows:
+                lines += ["", f"{words}{threads}:", "",
+                          *report.markdown_table(header, rows, names)]
     return "\n".join(lines) + "\n"
 
 

@@ -122,6 +122,15 @@ def test_each_run_has_pictures_of_its_own(tmp_path, monkeypatch):
                                        "ratio_train_warm.png", "roofline_float32_warm.png"]
 
 
+def test_the_readme_has_tables_for_each_number_of_threads():
+    measured = record(run([result(4.0)]), run([result(3.0)], "warm"), run([result(7.0)], "warm", 1))
+    text = readme.section(measured)
+    two, one = text.split("All shapes, 1 thread:")
+    assert "All shapes, 2 threads:" in two
+    assert "4.00" in two and "3.00" in two and "7.00" not in two
+    assert "7.00" in one and "3.00" not in one
+
+
 def test_the_readme_is_written_between_its_markers(tmp_path):
     path, page = tmp_path / "r.json", tmp_path / "README.md"
     store.save(path, record(run([result(4.0)]), run([result(3.0)], "warm")))
