@@ -85,7 +85,7 @@ class ChannelsFirst {
 
  private:
   const BackwardProblem& problem_;
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 4);
+  const bool past_cache_ = training_past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);
@@ -140,7 +140,7 @@ class ChannelsLast {
  private:
   const BackwardProblem& problem_;
   const Table2d& table_;
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 4);
+  const bool past_cache_ = training_past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);

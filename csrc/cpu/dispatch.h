@@ -27,14 +27,20 @@ inline bool runs_channels_first(const Extent& e) {
   return e.layout == Layout::kChannelsFirst && e.spatial > 1;
 }
 
-// Do the tensors that a call is part of leave the last-level cache: input and output in evaluation,
-// both and their gradients in training? Then an ordinary store would fetch each line it overwrites
-// from memory and evict what is read again, and what is read first comes from memory. The size is
-// that of one core complex of current servers; sysconf is no guide, virtual machines report the
-// host's total.
-inline bool past_cache(const Extent& e, int64_t element_size, int64_t tensors) {
-  constexpr int64_t kCacheBytes = 32 * 1024 * 1024;
-  return tensors * e.numel() * element_size > kCacheBytes;
+// The last-level cache of one core complex of current servers. sysconf is no guide: virtual
+// machines report the host's total.
+inline constexpr int64_t kCacheBytes = 32 * 1024 * 1024;
+
+// Do the tensors of a call leave that cache? Then an ordinary store would fetch each line it
+// overwrites from memory and evict what is read again, and what is read first comes from memory.
+inline bool inference_past_cache(const Extent& e, int64_t element_size) {
+  return 2 * e.numel() * element_size > kCacheBytes;
+}
+
+// Training needs input, output and their gradients, and between forward and backward other layers
+// pass: a quarter of the cache is left to these.
+inline bool training_past_cache(const Extent& e, int64_t element_size) {
+  return 4 * e.numel() * element_size > kCacheBytes / 4 * 3;
 }
 
 }  // namespace torchbn::cpu

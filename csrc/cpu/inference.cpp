@@ -49,7 +49,7 @@ class ChannelsFirst {
 
  private:
   const InferenceProblem& problem_;
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 2);
+  const bool past_cache_ = inference_past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
@@ -75,7 +75,7 @@ class ChannelsLast {
 
  private:
   const InferenceProblem& problem_;
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 2);
+  const bool past_cache_ = inference_past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);

@@ -69,7 +69,7 @@ class ChannelsFirst {
 
  private:
   const TrainProblem& problem_;
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 4);
+  const bool past_cache_ = training_past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
@@ -115,7 +115,7 @@ class ChannelsLast {
  private:
   const TrainProblem& problem_;
   const Table2d& table_;
-  const bool past_cache_ = past_cache(problem_.extent, sizeof(T), 4);
+  const bool past_cache_ = training_past_cache(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
