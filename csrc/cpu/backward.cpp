@@ -74,7 +74,8 @@ class ChannelsFirst {
     if (training_maps_) training_maps_[channel] = training_map<Value>(problem_, channel, sums);
   }
   bool maps() const { return dx_ != nullptr; }
-  bool map_waits() const { return problem_.training; }
+  bool maps_at_once() const { return maps() && !problem_.training; }
+  bool maps_afterwards() const { return maps() && problem_.training; }
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     if (problem_.training)
       vec_.gradient(dy_ + offset, x_ + offset, dx_ + offset, strip, &training_maps_[channel],
@@ -122,12 +123,13 @@ class ChannelsLast {
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
-    if (!problem_.training || !maps()) return;
+    if (!maps_afterwards()) return;
     const auto map = training_map<Value>(problem_, channel, sums);
     for (int64_t i = channel; i < table_.width; i += table_.channels) training_maps_.set(i, map);
   }
   bool maps() const { return dx_ != nullptr; }
-  bool map_waits() const { return problem_.training; }
+  bool maps_at_once() const { return maps() && !problem_.training; }
+  bool maps_afterwards() const { return maps() && problem_.training; }
   void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
     if (problem_.training)
       vec_.column_gradient(dy_ + offset, x_ + offset, dx_ + offset, strip,

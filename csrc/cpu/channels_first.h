@@ -37,20 +37,10 @@ struct Group {
 //   void begin(channel)                  before the channel is looked at
 //   void add(channel, offset, strip, route, lanes)   strip.runs channels from `channel` on
 //   void finish(channel, sums)
-//   bool maps() const                    is there an output to write?
-//   bool map_waits() const               for its channel to be finished?
+//   bool maps_at_once() const            right after add, while what both read is in the caches?
+//   bool maps_afterwards() const         after finish?
 //   void map(channel, offset, strip)                 likewise
-// Each channel runs begin, add..., finish, map... in this order; channels run concurrently. A map
-// that does not wait runs with add, while what both read is in the caches.
-
-template <typename Operation>
-bool maps_at_once(const Operation& op) {
-  return op.maps() && !op.map_waits();
-}
-template <typename Operation>
-bool maps_afterwards(const Operation& op) {
-  return op.maps() && op.map_waits();
-}
+// Each channel runs begin, add..., finish, map... in this order; channels run concurrently.
 
 // Groups one after the other, each shared out among all threads: channels too large for one
 // thread's cache, or too few for all threads.
@@ -80,7 +70,7 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
         vec::Lanes lanes = {};
         op.add(channel, offset(channel, chunk), chunks.strip(chunk), chunks.route(chunk, 1, more),
                &lanes);
-        if (maps_at_once(op)) op.map(channel, offset(channel, chunk), chunks.strip(chunk));
+        if (op.maps_at_once()) op.map(channel, offset(channel, chunk), chunks.strip(chunk));
         partial[item] = fold<Sums>(lanes);
       }
     });
@@ -89,7 +79,7 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
       for (int64_t j = 0; j < chunks.count; ++j) sums.merge(partial[i * chunks.count + j]);
       op.finish(group.begin + i, sums);
     }
-    if (!maps_afterwards(op)) continue;
+    if (!op.maps_afterwards()) continue;
     team.for_items(items, cost, [&](int64_t begin, int64_t end) {
       for (int64_t item = end; item-- > begin;) {
         const int64_t channel = group.begin + item / chunks.count;
@@ -120,11 +110,11 @@ void run_group(const Chunks& chunks, const Group& group, bool more, Operation& o
     std::fill_n(lanes, group.size, vec::Lanes{});
     op.add(group.begin, first + chunks.offset(chunk), strip(chunk),
            chunks.route(chunk, group.size, more), lanes);
-    if (maps_at_once(op)) op.map(group.begin, first + chunks.offset(chunk), strip(chunk));
+    if (op.maps_at_once()) op.map(group.begin, first + chunks.offset(chunk), strip(chunk));
     for (int64_t i = 0; i < group.size; ++i) sums[i].merge(fold<Sums>(lanes[i]));
   }
   for (int64_t i = 0; i < group.size; ++i) op.finish(group.begin + i, sums[i]);
-  if (!maps_afterwards(op)) return;
+  if (!op.maps_afterwards()) return;
   for (int64_t chunk = chunks.count; chunk-- > 0;)
     op.map(group.begin, first + chunks.offset(chunk), strip(chunk));
 }

@@ -86,23 +86,22 @@ inline bool rows_suffice(const Table2d& table, int64_t rows, int64_t threads) {
 //   Sums                                           two sums per channel
 //   void add(offset, strip, column, first, second) to arrays of sums that begin at `column`
 //   void finish(channel, sums)                     fills all copies of the channel's column
-//   bool maps() const
-//   bool map_waits() const                         for its channel's sums?
+//   bool maps_at_once() const                      as for channels first
+//   bool maps_afterwards() const
 //   void map(offset, strip, column)
 
-// Adds rows to the sums that begin at the panel. What does not wait for the sums is mapped while it
-// is in the caches, after as many rows as are summed together at least.
+// Adds rows to the sums that begin at the panel. What is mapped at once is mapped after as many
+// rows as are summed together at least.
 template <typename Operation>
 void add_rows(const Table2d& table, int64_t row, int64_t rows, const Panel& panel, double* first,
               double* second, Operation& op) {
   constexpr int64_t kStep = 64;
-  const bool maps = op.maps() && !op.map_waits();
-  const int64_t step = maps ? kStep : std::max<int64_t>(rows, 1);
+  const int64_t step = op.maps_at_once() ? kStep : std::max<int64_t>(rows, 1);
   for (const int64_t end = row + rows; row < end; row += step) {
     const int64_t offset = row * table.width + panel.begin;
     const vec::Strip strip{std::min(step, end - row), panel.width, table.width};
     op.add(offset, strip, panel.begin, first, second);
-    if (maps) op.map(offset, strip, panel.begin);
+    if (op.maps_at_once()) op.map(offset, strip, panel.begin);
   }
 }
 
@@ -195,7 +194,7 @@ void run_channels_last(const Table2d& table, Operation& op, const AnyTeam& team 
                              });
                  });
   finish_channels(table, partial.get(), op, team);
-  if (op.maps() && op.map_waits()) map_channels_last(table, op, team);
+  if (op.maps_afterwards()) map_channels_last(table, op, team);
 }
 
 }  // namespace torchbn::cpu

@@ -61,8 +61,8 @@ class ChannelsFirst {
   void finish(int64_t channel, const ShiftedSums& sums) {
     maps_[channel] = finisher_.finish<Value>(channel, sums, pivots_[channel]);
   }
-  bool maps() const { return true; }
-  bool map_waits() const { return true; }
+  bool maps_at_once() const { return false; }
+  bool maps_afterwards() const { return true; }
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     vec_.affine(x_ + offset, y_ + offset, strip, &maps_[channel], past_cache_);
   }
@@ -106,8 +106,8 @@ class ChannelsLast {
     const auto map = finisher_.finish<Value>(channel, sums, pivots_[channel]);
     for (int64_t i = channel; i < table_.width; i += table_.channels) maps_.set(i, map);
   }
-  bool maps() const { return true; }
-  bool map_waits() const { return true; }
+  bool maps_at_once() const { return false; }
+  bool maps_afterwards() const { return true; }
   void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
     vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column), past_cache_);
   }

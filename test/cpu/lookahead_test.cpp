@@ -50,8 +50,8 @@ class Recorder {
     }
   }
   void finish(int64_t, const ShiftedSums&) const {}
-  bool maps() const { return true; }
-  bool map_waits() const { return true; }
+  bool maps_at_once() const { return false; }
+  bool maps_afterwards() const { return true; }
   void map(int64_t, int64_t, const Strip&) const {}
 
   std::vector<int64_t> read, ahead;

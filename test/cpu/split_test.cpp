@@ -104,8 +104,8 @@ class Operation {
     note(log_->mapped, column, offset, s);
   }
   void finish(int64_t channel, const ShiftedSums&) { ++finished_[channel]; }
-  bool maps() const { return true; }
-  bool map_waits() const { return waits_; }
+  bool maps_at_once() const { return !waits_; }
+  bool maps_afterwards() const { return waits_; }
 
   const std::vector<int>& finished() const { return finished_; }
 
