@@ -58,20 +58,23 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
     const Group group{c, std::min(size, channels - c)};
     const int64_t items = group.size * chunks.count;
     const int64_t cost = chunks.images * chunks.length;
-    const auto offset = [&](int64_t channel, int64_t chunk) {
-      return chunks.offset(chunk) + channel * chunks.extent.spatial;
+    // f(channel, chunk, offset)
+    const auto visit = [&](int64_t item, const auto& f) {
+      const int64_t channel = group.begin + item / chunks.count;
+      const int64_t chunk = item % chunks.count;
+      f(channel, chunk, chunks.offset(chunk) + channel * chunks.extent.spatial);
     };
     for (int64_t i = 0; i < group.size; ++i) op.begin(group.begin + i);
     team.for_items(items, cost, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
-        const int64_t channel = group.begin + item / chunks.count;
-        const int64_t chunk = item % chunks.count;
-        const bool more = channel + 1 < group.begin + group.size;
-        vec::Lanes lanes = {};
-        op.add(channel, offset(channel, chunk), chunks.strip(chunk), chunks.route(chunk, 1, more),
-               &lanes);
-        if (op.maps_at_once()) op.map(channel, offset(channel, chunk), chunks.strip(chunk));
-        partial[item] = fold<Sums>(lanes);
+        visit(item, [&](int64_t channel, int64_t chunk, int64_t offset) {
+          const vec::Strip strip = chunks.strip(chunk);
+          const bool more = channel + 1 < group.begin + group.size;
+          vec::Lanes lanes = {};
+          op.add(channel, offset, strip, chunks.route(chunk, 1, more), &lanes);
+          if (op.maps_at_once()) op.map(channel, offset, strip);
+          partial[item] = fold<Sums>(lanes);
+        });
       }
     });
     for (int64_t i = 0; i < group.size; ++i) {
@@ -82,9 +85,9 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
     if (!op.maps_afterwards()) continue;
     team.for_items(items, cost, [&](int64_t begin, int64_t end) {
       for (int64_t item = end; item-- > begin;) {
-        const int64_t channel = group.begin + item / chunks.count;
-        const int64_t chunk = item % chunks.count;
-        op.map(channel, offset(channel, chunk), chunks.strip(chunk));
+        visit(item, [&](int64_t channel, int64_t chunk, int64_t offset) {
+          op.map(channel, offset, chunks.strip(chunk));
+        });
       }
     });
   }
