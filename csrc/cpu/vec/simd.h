@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <utility>
 
@@ -70,44 +71,38 @@ TORCHBN_ALWAYS_INLINE Register<E> broadcast(E value) {
   return value - Register<E>{};  // x - 0 is x, -0 included
 }
 
+// What is computed with.
+template <typename V>
+concept ComputeRegister = std::same_as<V, Register<float>> || std::same_as<V, Register<double>>;
+
 // a * b + c, rounded once where there is an instruction for it: then it is the same on AVX2 and
 // AVX-512.
-TORCHBN_ALWAYS_INLINE Register<float> fused(Register<float> a, Register<float> b,
-                                            Register<float> c) {
+template <ComputeRegister V>
+TORCHBN_ALWAYS_INLINE V fused(V a, V b, V c) {
 #if defined(__AVX512F__)
-  return bit_cast<Register<float>>(
-      _mm512_fmadd_ps(bit_cast<__m512>(a), bit_cast<__m512>(b), bit_cast<__m512>(c)));
+  if constexpr (std::same_as<V, Register<float>>)
+    return bit_cast<V>(
+        _mm512_fmadd_ps(bit_cast<__m512>(a), bit_cast<__m512>(b), bit_cast<__m512>(c)));
+  else
+    return bit_cast<V>(
+        _mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
 #elif defined(__FMA__)
-  return bit_cast<Register<float>>(
-      _mm256_fmadd_ps(bit_cast<__m256>(a), bit_cast<__m256>(b), bit_cast<__m256>(c)));
-#else
-  return a * b + c;
-#endif
-}
-TORCHBN_ALWAYS_INLINE Register<double> fused(Register<double> a, Register<double> b,
-                                             Register<double> c) {
-#if defined(__AVX512F__)
-  return bit_cast<Register<double>>(
-      _mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
-#elif defined(__FMA__)
-  return bit_cast<Register<double>>(
-      _mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
+  if constexpr (std::same_as<V, Register<float>>)
+    return bit_cast<V>(
+        _mm256_fmadd_ps(bit_cast<__m256>(a), bit_cast<__m256>(b), bit_cast<__m256>(c)));
+  else
+    return bit_cast<V>(
+        _mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
 #else
   return a * b + c;
 #endif
 }
 
 // a - b, where many additions wait: as the sum of a product, which is exact, it takes another unit.
-TORCHBN_ALWAYS_INLINE Register<float> subtract(Register<float> a, Register<float> b) {
+template <ComputeRegister V>
+TORCHBN_ALWAYS_INLINE V subtract(V a, V b) {
 #if defined(__FMA__)
-  return fused(a, broadcast(1.0f), -b);
-#else
-  return a - b;
-#endif
-}
-TORCHBN_ALWAYS_INLINE Register<double> subtract(Register<double> a, Register<double> b) {
-#if defined(__FMA__)
-  return fused(a, broadcast(1.0), -b);
+  return fused(a, V{} + 1, -b);
 #else
   return a - b;
 #endif
@@ -327,17 +322,7 @@ TORCHBN_ALWAYS_INLINE void store(Float16* to, const Register<float> (&values)[kC
 }  // namespace torchbn::cpu::vec
 
 // For core's formulas.
-template <>
-struct torchbn::MultiplyAdd<torchbn::cpu::vec::Register<float>> {
-  using Value = torchbn::cpu::vec::Register<float>;
-  static TORCHBN_ALWAYS_INLINE Value of(Value a, Value b, Value c) {
-    return torchbn::cpu::vec::fused(a, b, c);
-  }
-};
-template <>
-struct torchbn::MultiplyAdd<torchbn::cpu::vec::Register<double>> {
-  using Value = torchbn::cpu::vec::Register<double>;
-  static TORCHBN_ALWAYS_INLINE Value of(Value a, Value b, Value c) {
-    return torchbn::cpu::vec::fused(a, b, c);
-  }
+template <torchbn::cpu::vec::ComputeRegister V>
+struct torchbn::MultiplyAdd<V> {
+  static TORCHBN_ALWAYS_INLINE V of(V a, V b, V c) { return torchbn::cpu::vec::fused(a, b, c); }
 };
