@@ -18,5 +18,5 @@ esac
 command -v clang-format >/dev/null || die "clang-format is missing: scripts/setup.sh --lint"
 
 cd "$root"
-find csrc include test examples bench \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
+find csrc include test examples \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
   xargs -0 clang-format "${mode[@]}"
