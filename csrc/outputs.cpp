@@ -1,14 +1,26 @@
 #include "outputs.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include "optional_tensor.h"
+#include "recycled_memory.h"
 
 namespace torchbn {
 
 namespace {
+
+// As torch.empty_like.
+at::Tensor allocate_like(const at::Tensor& like) {
+  // First, because a symbolic size may not be asked for.
+  if (!like.device().is_cpu() || like.nbytes() < kLeastRecycled) return at::empty_like(like);
+  const at::Tensor model = at::empty_like(like, at::TensorOptions(at::kMeta));
+  return at::detail::empty_strided_generic(model.sizes(), model.strides(), &recycling_allocator(),
+                                           c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                           like.scalar_type());
+}
 
 at::Tensor allocate_per_channel(const at::Tensor& like, at::ScalarType dtype) {
   return at::empty_symint({like.sym_size(1)}, like.options().dtype(dtype));
@@ -21,7 +33,7 @@ at::Tensor allocate_nothing(const at::Tensor& like, at::ScalarType dtype) {
 }  // namespace
 
 ForwardOutputs allocate_forward(const at::Tensor& input) {
-  return {at::empty_like(input), allocate_per_channel(input, at::kDouble),
+  return {allocate_like(input), allocate_per_channel(input, at::kDouble),
           allocate_per_channel(input, at::kDouble)};
 }
 
@@ -34,7 +46,7 @@ Gradients allocate_gradients(const at::Tensor& grad_output, const std::optional<
   const auto per_channel = [&](bool needed) {
     return needed ? allocate_per_channel(like, dtype) : allocate_nothing(like, dtype);
   };
-  return {need_input ? at::empty_like(like) : allocate_nothing(like, like.scalar_type()),
+  return {need_input ? allocate_like(like) : allocate_nothing(like, like.scalar_type()),
           per_channel(need_weight), per_channel(need_bias)};
 }
 

@@ -6,7 +6,6 @@
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
 #include "cpu/dispatch.h"
-#include "cpu/huge_pages.h"
 #include "cpu/kernels.h"
 #include "cpu/vec/level.h"
 
@@ -155,8 +154,6 @@ class ChannelsLast {
 }  // namespace
 
 void backward(const BackwardProblem& problem) {
-  if (problem.grad_input != nullptr)
-    advise_huge_pages(problem.grad_input, problem.extent.numel() * size_of(problem.dtype));
   const bool reduce = reduces(problem);
   with_type(problem.dtype, [&]<typename T>(T) {
     if (runs_channels_first(problem.extent)) {

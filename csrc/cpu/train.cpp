@@ -6,7 +6,6 @@
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
 #include "cpu/dispatch.h"
-#include "cpu/huge_pages.h"
 #include "cpu/kernels.h"
 #include "cpu/vec/level.h"
 
@@ -127,7 +126,6 @@ class ChannelsLast {
 }  // namespace
 
 void train(const TrainProblem& problem) {
-  advise_huge_pages(problem.output, problem.extent.numel() * size_of(problem.dtype));
   with_type(problem.dtype, [&]<typename T>(T) {
     if (runs_channels_first(problem.extent)) {
       ChannelsFirst<T> operation(problem);

@@ -1,0 +1,168 @@
+#include "recycled_memory.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "outputs.h"
+
+namespace torchbn {
+namespace {
+
+constexpr size_t kMib = size_t{1} << 20;
+
+class RecycledMemoryTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (recycled_memory().limit == 0) GTEST_SKIP() << "this kernel can't be given memory back so";
+    // Whatever is kept makes room for one block.
+    allocate(everything());
+    ASSERT_EQ(recycled_memory().blocks, 1);
+    taken_ = allocate(everything());
+    ASSERT_EQ(recycled_memory().blocks, 0);
+  }
+
+  static c10::DataPtr allocate(size_t bytes) { return recycling_allocator().allocate(bytes); }
+
+ private:
+  static size_t everything() { return recycled_memory().limit - kMib; }
+
+  c10::DataPtr taken_;
+};
+
+TEST_F(RecycledMemoryTest, TheNextOutputOfAboutTheSizeGetsTheBlock) {
+  for (size_t bytes : {32 * kMib, 32 * kMib - 4096, 29 * kMib}) {
+    c10::DataPtr first = allocate(32 * kMib);
+    const void* const begin = first.get();
+    std::memset(first.get(), 1, 32 * kMib);
+    first.clear();
+    EXPECT_EQ(recycled_memory().blocks, 1);
+    EXPECT_GE(recycled_memory().bytes, 32 * kMib);
+    const c10::DataPtr second = allocate(bytes);
+    EXPECT_EQ(second.get(), begin) << bytes;
+    EXPECT_EQ(recycled_memory().blocks, 0);
+    EXPECT_EQ(recycled_memory().bytes, 0);
+    std::memset(second.get(), 2, bytes);
+  }
+}
+
+TEST_F(RecycledMemoryTest, OthersDoNot) {
+  c10::DataPtr kept = allocate(32 * kMib);
+  const void* const begin = kept.get();
+  kept.clear();
+  for (size_t bytes : {20 * kMib, 36 * kMib}) {
+    const c10::DataPtr other = allocate(bytes);
+    EXPECT_NE(other.get(), begin) << bytes;
+    EXPECT_EQ(recycled_memory().blocks, bytes == 20 * kMib ? 1 : 2);
+  }
+}
+
+TEST_F(RecycledMemoryTest, TwoAtOnceHaveMemoryOfTheirOwn) {
+  c10::DataPtr first = allocate(8 * kMib);
+  c10::DataPtr second = allocate(8 * kMib);
+  EXPECT_NE(first.get(), second.get());
+  const void* const begin = first.get();
+  second.clear();
+  first.clear();
+  EXPECT_EQ(allocate(8 * kMib).get(), begin);  // the latest, not the oldest
+}
+
+TEST_F(RecycledMemoryTest, SmallOutputsAreTorchsOwn) {
+  for (size_t bytes : {size_t{0}, size_t{1}, kLeastRecycled - 1}) allocate(bytes);
+  EXPECT_EQ(recycled_memory().blocks, 0);
+}
+
+TEST_F(RecycledMemoryTest, TheOldestMakeRoom) {
+  const size_t limit = recycled_memory().limit;
+  std::vector<c10::DataPtr> blocks;
+  for (int i = 0; i < 7; ++i) blocks.push_back(allocate(limit / 4 - 4 * kMib));
+  const void* const last = blocks.back().get();
+  for (c10::DataPtr& block : blocks) {
+    block.clear();
+    EXPECT_LE(recycled_memory().bytes, limit);
+  }
+  EXPECT_EQ(recycled_memory().blocks, 4);
+  EXPECT_EQ(allocate(limit / 4 - 4 * kMib).get(), last);
+  allocate(2 * limit);
+  EXPECT_EQ(recycled_memory().blocks, 4);
+}
+
+// Memory of this process that the kernel may take as it likes.
+size_t given_up_bytes() {
+  std::ifstream file("/proc/self/smaps_rollup");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("LazyFree:")) return std::stoull(line.substr(9)) << 10;
+  return 0;
+}
+
+TEST_F(RecycledMemoryTest, WhatIsNotInUseAllTheTimeIsTheKernels) {
+  const size_t limit = recycled_memory().limit;
+  const size_t before = given_up_bytes();
+  const size_t bytes = limit / 8;
+  std::array<c10::DataPtr, 4> blocks;
+  for (c10::DataPtr& block : blocks) {
+    block = allocate(bytes);
+    std::memset(block.get(), 1, bytes);
+  }
+  blocks[0].clear();
+  EXPECT_EQ(given_up_bytes(), before);
+  for (c10::DataPtr& block : blocks) block.clear();
+  const size_t given_up = given_up_bytes() - before;
+  EXPECT_GE(given_up, 2 * bytes);
+  EXPECT_LT(given_up, 4 * bytes);
+  // What is in use again is not.
+  for (c10::DataPtr& block : blocks) {
+    block = allocate(bytes);
+    std::memset(block.get(), 2, bytes);
+  }
+  EXPECT_LT(given_up_bytes(), before + bytes);
+}
+
+TEST_F(RecycledMemoryTest, ThreadsShareIt) {
+  constexpr size_t kBytes = 4 * kMib;
+  std::array<bool, 4> intact = {};
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < intact.size(); ++t) {
+    threads.emplace_back([t, &intact] {
+      bool mine = true;
+      for (int round = 0; round < 50; ++round) {
+        const c10::DataPtr block = allocate(kBytes);
+        auto* const bytes = static_cast<unsigned char*>(block.get());
+        for (size_t i = 0; i < kBytes; i += 4096) bytes[i] = static_cast<unsigned char>(t);
+        std::this_thread::yield();
+        for (size_t i = 0; i < kBytes; i += 4096) mine = mine && bytes[i] == t;
+      }
+      intact[t] = mine;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (bool mine : intact) EXPECT_TRUE(mine);
+}
+
+TEST_F(RecycledMemoryTest, OutputsAreLikeAnyOther) {
+  const at::Tensor whole = at::empty({4, 6, 512, 520});
+  for (const at::Tensor& input :
+       {whole, whole.contiguous(at::MemoryFormat::ChannelsLast), whole.permute({2, 1, 0, 3}),
+        whole.slice(3, 0, 500), whole.to(at::kHalf), whole[0].transpose(0, 1)}) {
+    const at::Tensor output = allocate_forward(input).output;
+    EXPECT_EQ(output.storage().allocator(), &recycling_allocator());
+    const at::Tensor expected = at::empty_like(input);
+    EXPECT_EQ(output.sizes(), expected.sizes());
+    EXPECT_EQ(output.strides(), expected.strides());
+    EXPECT_EQ(output.options().dtype(), expected.options().dtype());
+    EXPECT_EQ(output.storage().nbytes(), expected.storage().nbytes());
+    output.fill_(3);
+    EXPECT_TRUE(at::_lazy_clone(output).eq(3).all().item<bool>());
+    output.resize_({2 * output.numel()});
+    EXPECT_TRUE(output.slice(0, 0, input.numel()).eq(3).all().item<bool>());
+  }
+}
+
+}  // namespace
+}  // namespace torchbn
