@@ -112,7 +112,7 @@ class Kept {
  private:
   // Giving pages up and writing them again costs both threads of a small tensor's call their time:
   // what is in use all the time, this fraction of the limit, is left alone.
-  static constexpr size_t kUntouched = 4;
+  static constexpr size_t kUntouched = 2;
 
   struct Block {
     void* begin;
