@@ -105,23 +105,17 @@ TEST_F(RecycledMemoryTest, WhatIsNotInUseAllTheTimeIsTheKernels) {
   const size_t limit = recycled_memory().limit;
   const size_t before = given_up_bytes();
   const size_t bytes = limit / 8;
-  std::array<c10::DataPtr, 4> blocks;
-  for (c10::DataPtr& block : blocks) {
-    block = allocate(bytes);
-    std::memset(block.get(), 1, bytes);
-  }
+  std::array<c10::DataPtr, 6> blocks;
+  for (c10::DataPtr& block : blocks) block = allocate(bytes);
+  for (int i : {0, 1}) std::memset(blocks[i].get(), 1, bytes);
   blocks[0].clear();
   EXPECT_EQ(given_up_bytes(), before);
   for (c10::DataPtr& block : blocks) block.clear();
-  const size_t given_up = given_up_bytes() - before;
-  EXPECT_GE(given_up, 2 * bytes);
-  EXPECT_LT(given_up, 4 * bytes);
+  EXPECT_EQ(given_up_bytes() - before, 2 * bytes);
   // What is in use again is not.
-  for (c10::DataPtr& block : blocks) {
-    block = allocate(bytes);
-    std::memset(block.get(), 2, bytes);
-  }
-  EXPECT_LT(given_up_bytes(), before + bytes);
+  for (c10::DataPtr& block : blocks) block = allocate(bytes);
+  for (c10::DataPtr& block : blocks) std::memset(block.get(), 2, bytes);
+  EXPECT_EQ(given_up_bytes(), before);
 }
 
 TEST_F(RecycledMemoryTest, ThreadsShareIt) {

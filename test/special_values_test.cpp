@@ -142,6 +142,41 @@ TEST_P(SpecialValuesTest, SpecialStatisticsAndParametersAsInATen) {
   }
 }
 
+// A NaN may carry bits that rounding to a half type must not let run into its sign.
+TEST_P(SpecialValuesTest, NaNStaysNaNWhateverItsPayload) {
+  const at::Tensor payloads =
+      at::tensor({0x7fffffff, 0x7f8fffff, -1, -0x7fffff}, at::kInt).view(at::kFloat);
+  for (at::ScalarType dtype : {at::kBFloat16, at::kHalf, at::kFloat}) {
+    for (at::Tensor Arguments::*which : {&Arguments::weight, &Arguments::bias,
+                                         &Arguments::running_mean, &Arguments::running_var}) {
+      for (Memory memory : {Memory::kContiguous, Memory::kChannelsLast}) {
+        for (bool training : {true, false}) {
+          SCOPED_TRACE(testing::Message() << name_of(dtype) << name_of(memory) << training);
+          Arguments a;
+          a.training = training;
+          a.input = laid_out(normal({3, 5, 7, 9}, 1).to(device(), dtype), memory);
+          const auto parameters = at::dtype(at::kFloat).device(device());
+          a.weight = at::ones({5}, parameters);
+          a.bias = at::zeros({5}, parameters);
+          a.running_mean = at::zeros({5}, parameters);
+          a.running_var = at::ones({5}, parameters);
+          (a.*which).narrow(0, 0, 4).copy_(payloads);
+          const bool read = !training || which == &Arguments::weight || which == &Arguments::bias;
+          const at::Tensor wrong = at::arange(5, parameters).lt(read ? 4 : 0);
+
+          const at::Tensor x = a.input.requires_grad_();
+          const at::Tensor output = call(a);
+          EXPECT_TRUE(output.isnan().eq(wrong.view({1, 5, 1, 1})).all().item<bool>());
+          if (which != &Arguments::weight && which != &Arguments::running_var) continue;
+          const at::Tensor gradient =
+              torch::autograd::grad({output}, {x}, {at::ones_like(output)}).front();
+          EXPECT_TRUE(gradient.isnan().eq(wrong.view({1, 5, 1, 1})).all().item<bool>());
+        }
+      }
+    }
+  }
+}
+
 // Halves that leave their range become infinite, as rounding has it.
 TEST_P(SpecialValuesTest, OverflowOfAHalfOutput) {
   Arguments a;

@@ -28,17 +28,19 @@ void store_parameters(const BackwardProblem& problem, int64_t channel, const Gra
     problem.grad_weight.store(channel, sums.grad_weight(problem.invstd[channel]));
 }
 
-template <typename Value>
-GradientCoefficients<Value> training_map(const BackwardProblem& problem, int64_t channel,
-                                         const GradientSums& sums) {
-  return fold_gradient<Value>(sums, problem.mean[channel], problem.invstd[channel],
-                              problem.weight.load_or(channel, 1), problem.extent.count());
+template <typename T>
+GradientCoefficients<Compute<T>> training_map(const BackwardProblem& problem, int64_t channel,
+                                              const GradientSums& sums) {
+  return for_values_of<T>(
+      fold_gradient<Compute<T>>(sums, problem.mean[channel], problem.invstd[channel],
+                                problem.weight.load_or(channel, 1), problem.extent.count()));
 }
 
 // dx = weight * invstd * dy
-template <typename Value>
-Affine<Value> evaluation_map(const BackwardProblem& problem, int64_t channel) {
-  return fold_affine<Value>(0, problem.invstd[channel], problem.weight.load_or(channel, 1), 0);
+template <typename T>
+Affine<Compute<T>> evaluation_map(const BackwardProblem& problem, int64_t channel) {
+  return for_values_of<T>(
+      fold_affine<Compute<T>>(0, problem.invstd[channel], problem.weight.load_or(channel, 1), 0));
 }
 
 template <typename T>
@@ -55,8 +57,7 @@ class ChannelsFirst {
       training_maps_.reset(new GradientCoefficients<Value>[channels]);
     } else {
       evaluation_maps_.reset(new Affine<Value>[channels]);
-      for (int64_t c = 0; c < channels; ++c)
-        evaluation_maps_[c] = evaluation_map<Value>(problem, c);
+      for (int64_t c = 0; c < channels; ++c) evaluation_maps_[c] = evaluation_map<T>(problem, c);
     }
   }
 
@@ -70,7 +71,7 @@ class ChannelsFirst {
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
-    if (training_maps_) training_maps_[channel] = training_map<Value>(problem_, channel, sums);
+    if (training_maps_) training_maps_[channel] = training_map<T>(problem_, channel, sums);
   }
   bool maps() const { return dx_ != nullptr; }
   bool maps_at_once() const { return maps() && !problem_.training; }
@@ -109,7 +110,7 @@ class ChannelsLast {
     for (int64_t c = 0; c < table.channels; ++c) {
       for (int64_t i = c; i < table.width; i += table.channels) means_[i] = problem.mean[c];
       if (problem.training) continue;
-      const auto map = evaluation_map<Value>(problem, c);
+      const auto map = evaluation_map<T>(problem, c);
       for (int64_t i = c; i < table.width; i += table.channels) evaluation_maps_.set(i, map);
     }
   }
@@ -123,7 +124,7 @@ class ChannelsLast {
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
     if (!maps_afterwards()) return;
-    const auto map = training_map<Value>(problem_, channel, sums);
+    const auto map = training_map<T>(problem_, channel, sums);
     for (int64_t i = channel; i < table_.width; i += table_.channels) training_maps_.set(i, map);
   }
   bool maps() const { return dx_ != nullptr; }

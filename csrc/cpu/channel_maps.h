@@ -1,13 +1,26 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "core/affine.h"
+#include "core/dtype.h"
 #include "core/gradient.h"
 
 namespace torchbn::cpu {
+
+// A map to values of T. Vector code rounds to bfloat16 by integer arithmetic, in which a NaN with a
+// payload, a weight perhaps, might become a number: coefficients are NaN without one.
+template <typename T, typename Map>
+Map for_values_of(const Map& map) {
+  if constexpr (std::is_same_v<T, BFloat16>)
+    return map.each([](float value) { return value == value ? value : NAN; });
+  else
+    return map;
+}
 
 // The maps of a row of columns, one array per coefficient, as the column primitives read them.
 template <template <typename> typename Map, typename V>

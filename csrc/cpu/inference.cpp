@@ -12,14 +12,14 @@
 namespace torchbn::cpu {
 namespace {
 
-template <typename Value>
-Affine<Value> channel_map(const InferenceProblem& problem, int64_t channel) {
+template <typename T>
+Affine<Compute<T>> channel_map(const InferenceProblem& problem, int64_t channel) {
   const double mean = problem.running_mean.load(channel);
   const double invstd = inverse_std(problem.running_var.load(channel), problem.eps);
   problem.save_mean[channel] = mean;
   problem.save_invstd[channel] = invstd;
-  return fold_affine<Value>(mean, invstd, problem.weight.load_or(channel, 1),
-                            problem.bias.load_or(channel, 0));
+  return for_values_of<T>(fold_affine<Compute<T>>(mean, invstd, problem.weight.load_or(channel, 1),
+                                                  problem.bias.load_or(channel, 0)));
 }
 
 // Runs set(channel) for every channel. A square root and two divisions take some 10 ns: only
@@ -39,7 +39,7 @@ class ChannelsFirst {
   explicit ChannelsFirst(const InferenceProblem& problem)
       : problem_(problem), maps_(new Affine<Value>[problem.extent.channels]) {
     for_channels(problem.extent.channels,
-                 [&](int64_t c) { maps_[c] = channel_map<Value>(problem, c); });
+                 [&](int64_t c) { maps_[c] = channel_map<T>(problem, c); });
   }
 
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
@@ -63,7 +63,7 @@ class ChannelsLast {
   ChannelsLast(const InferenceProblem& problem, const Table2d& table)
       : problem_(problem), maps_(table.width) {
     for_channels(table.channels, [&](int64_t c) {
-      const auto map = channel_map<Value>(problem, c);
+      const auto map = channel_map<T>(problem, c);
       for (int64_t i = c; i < table.width; i += table.channels) maps_.set(i, map);
     });
   }

@@ -20,15 +20,16 @@ class Finisher {
         count_(problem.extent.count()),
         factor_(tracks() ? problem.running.factor() : 0) {}
 
-  template <typename Value>
-  Affine<Value> finish(int64_t channel, const ShiftedSums& sums, double pivot) const {
+  template <typename T>
+  Affine<Compute<T>> finish(int64_t channel, const ShiftedSums& sums, double pivot) const {
     const Statistics batch = torchbn::finish(sums, pivot, count_);
     const double invstd = inverse_std(batch.variance, problem_.eps);
     problem_.save_mean[channel] = batch.mean;
     problem_.save_invstd[channel] = invstd;
     if (tracks()) problem_.running.update(channel, batch, count_, factor_);
-    return fold_affine<Value>(batch.mean, invstd, problem_.weight.load_or(channel, 1),
-                              problem_.bias.load_or(channel, 0));
+    return for_values_of<T>(fold_affine<Compute<T>>(batch.mean, invstd,
+                                                    problem_.weight.load_or(channel, 1),
+                                                    problem_.bias.load_or(channel, 0)));
   }
 
  private:
@@ -58,7 +59,7 @@ class ChannelsFirst {
     vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums, past_cache_ ? &route : nullptr);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
-    maps_[channel] = finisher_.finish<Value>(channel, sums, pivots_[channel]);
+    maps_[channel] = finisher_.template finish<T>(channel, sums, pivots_[channel]);
   }
   bool maps_at_once() const { return false; }
   bool maps_afterwards() const { return true; }
@@ -102,7 +103,7 @@ class ChannelsLast {
     vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, past_cache_);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
-    const auto map = finisher_.finish<Value>(channel, sums, pivots_[channel]);
+    const auto map = finisher_.template finish<T>(channel, sums, pivots_[channel]);
     for (int64_t i = channel; i < table_.width; i += table_.channels) maps_.set(i, map);
   }
   bool maps_at_once() const { return false; }

@@ -109,12 +109,15 @@ struct FloatAccumulator {
   }
 };
 
-// A pivot shared by all lanes, and one per lane.
+// A pivot shared by all lanes, and one per lane. The high parts are those that float can hold.
 struct SharedPivot {
   Register<double> value;
 
   TORCHBN_ALWAYS_INLINE explicit SharedPivot(double pivot) : value(broadcast(pivot)) {}
   TORCHBN_ALWAYS_INLINE Register<double> operator[](int) const { return value; }
+  TORCHBN_ALWAYS_INLINE Register<float> high_part(int) const {
+    return broadcast(static_cast<float>(value[0]));
+  }
 };
 struct LanePivots {
   Register<double> value[kDoubleRegisters];
@@ -125,6 +128,9 @@ struct LanePivots {
     });
   }
   TORCHBN_ALWAYS_INLINE Register<double> operator[](int i) const { return value[i]; }
+  TORCHBN_ALWAYS_INLINE Register<float> high_part(int i) const {
+    return narrow_to_float(value[2 * i], value[2 * i + 1]);
+  }
 };
 
 }  // namespace

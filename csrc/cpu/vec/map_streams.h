@@ -13,17 +13,29 @@
 namespace torchbn::cpu::vec {
 namespace {
 
-// A register of each coefficient: shared by all lanes, or from an array.
+// A register of each coefficient, shared by all columns or from an array: those of register `kAt`
+// of a block that begins at `column`. In a block of pairs, two registers hold every other column.
 
-template <template <typename> typename Map, typename V>
+template <bool kPairs, int kAt, template <typename> typename Map, typename V>
 TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Map<V>& map, int64_t) {
   return map.each([](V value) __attribute__((always_inline)) { return broadcast(value); });
 }
-template <template <typename> typename Map, typename V>
-TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Map<const V*>& map, int64_t i) {
-  return map.each([&](const V* values)
-                      __attribute__((always_inline)) { return load<kWidth<V>>(values + i); });
+template <bool kPairs, int kAt, template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Map<const V*>& map, int64_t column) {
+  constexpr int kN = kWidth<V>;
+  return map.each([&](const V* values) __attribute__((always_inline)) {
+    const V* const from = values + column;
+    if constexpr (kPairs)
+      return every_other<kAt>(load<kN>(from), load<kN>(from + kN));
+    else
+      return load<kN>(from + kAt * kN);
+  });
 }
+
+template <typename Map>
+constexpr bool kFromArrays = false;
+template <template <typename> typename Map, typename V>
+constexpr bool kFromArrays<Map<const V*>> = true;
 
 // Two maps of neighbouring runs: lanes before `at` are those of the first run.
 template <template <typename> typename Map, typename V>
@@ -37,11 +49,13 @@ template <typename Bits>
 alignas(64) constexpr Bits kLaneNumbers[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,
                                                    8, 9, 10, 11, 12, 13, 14, 15};
 
-template <template <typename> typename Map, typename V>
-TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Seam<Map, V>& seam, int64_t i) {
+template <bool kPairs, int kAt, template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Seam<Map, V>& seam, int64_t column) {
   using Bits = std::conditional_t<sizeof(V) == 4, int32_t, int64_t>;
-  const auto before =
-      load_bits<Register<Bits>>(kLaneNumbers<Bits>) < broadcast(static_cast<Bits>(seam.at - i));
+  constexpr int kFirst = kPairs ? kAt : kAt * kWidth<V>;
+  constexpr int kStep = kPairs ? 2 : 1;
+  const auto before = kStep * load_bits<Register<Bits>>(kLaneNumbers<Bits>) <
+                      broadcast(static_cast<Bits>(seam.at - column - kFirst));
   V behind[sizeof(Map<V>) / sizeof(V)];
   V* next = behind;
   seam.behind.each([&](V value) __attribute__((always_inline)) { return *next++ = value; });
@@ -52,6 +66,25 @@ TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Seam<Map, V>& seam, in
 }
 
 // What is read and written.
+
+template <bool kPairs, typename T, int kCount>
+TORCHBN_ALWAYS_INLINE void load_block(const T* from, Register<Compute<T>> (&values)[kCount]) {
+  if constexpr (kPairs) {
+    load_pairs(from, values);
+  } else {
+    unroll<kCount>([&](auto i) __attribute__((always_inline)) {
+      values[i] = load<kWidth<Compute<T>>>(from + i * kWidth<Compute<T>>);
+    });
+  }
+}
+
+template <bool kPairs, bool kStream, typename T, int kCount>
+TORCHBN_ALWAYS_INLINE void store_block(T* to, const Register<Compute<T>> (&values)[kCount]) {
+  if constexpr (kPairs)
+    store_pairs<kStream>(to, values);
+  else
+    store<kStream>(to, values);
+}
 
 template <typename T>
 struct AffineStream {
@@ -65,14 +98,12 @@ struct AffineStream {
   TORCHBN_ALWAYS_INLINE void prefetch() const { __builtin_prefetch(x, 0, 3); }
   TORCHBN_ALWAYS_INLINE void prefetch_to() const { __builtin_prefetch(y, 1, 3); }
   // One map for each of the registers.
-  template <bool kStream, typename Map, int kCount>
+  template <bool kPairs, bool kStream, typename Map, int kCount>
   TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
-    constexpr int kN = kWidth<Compute<T>>;
     Register<Compute<T>> values[kCount];
-    unroll<kCount>([&](auto i) __attribute__((always_inline)) {
-      values[i] = maps[i](load<kN>(x + i * kN));
-    });
-    store<kStream>(y, values);
+    load_block<kPairs>(x, values);
+    unroll<kCount>([&](auto i) __attribute__((always_inline)) { values[i] = maps[i](values[i]); });
+    store_block<kPairs, kStream>(y, values);
   }
   template <typename Apply>
   TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {
@@ -98,14 +129,15 @@ struct GradientStream {
     __builtin_prefetch(x, 0, 3);
   }
   TORCHBN_ALWAYS_INLINE void prefetch_to() const { __builtin_prefetch(dx, 1, 3); }
-  template <bool kStream, typename Map, int kCount>
+  template <bool kPairs, bool kStream, typename Map, int kCount>
   TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
-    constexpr int kN = kWidth<Compute<T>>;
-    Register<Compute<T>> values[kCount];
+    Register<Compute<T>> grads[kCount], values[kCount];
+    load_block<kPairs>(dy, grads);
+    load_block<kPairs>(x, values);
     unroll<kCount>([&](auto i) __attribute__((always_inline)) {
-      values[i] = maps[i](load<kN>(dy + i * kN), load<kN>(x + i * kN));
+      values[i] = maps[i](grads[i], values[i]);
     });
-    store<kStream>(dx, values);
+    store_block<kPairs, kStream>(dx, values);
   }
   template <typename Apply>
   TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {

@@ -17,55 +17,63 @@ constexpr int kBlock = std::max(kLanes, kStoredRegisters<T>* kWidth<Compute<T>>)
 // all.
 constexpr int64_t kSharingRows = 4;
 
-// `block` is the same block of kElements columns in each of `rows` rows.
-template <typename T, bool kStream, int kElements, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_block(const Stream& block, int64_t rows, int64_t stride,
-                                     const Map& map, int64_t column) {
+// `block` is the same block of kElements columns in each of kRows rows.
+template <typename T, bool kStream, int kElements, int64_t kRows, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_block(const Stream& block, int64_t stride, const Map& map,
+                                     int64_t column) {
   constexpr int kN = kWidth<Compute<T>>;
   constexpr int kCount = kStoredRegisters<T> * kN <= kElements ? kStoredRegisters<T> : 1;
+  // Coefficients from arrays have to be sorted for pairs.
+  constexpr bool kSortingPays = !kFromArrays<Map> || kRows >= kSharingRows;
+  constexpr bool kPairs = kCount == 2 && kLoadsPairs<T> && kSortingPays;
   unroll<kElements / (kCount * kN)>([&](auto i) __attribute__((always_inline)) {
     const int64_t lane = i * kCount * kN;
-    decltype(coefficients(map, 0)) registers[kCount];
+    decltype(coefficients<kPairs, 0>(map, 0)) registers[kCount];
     unroll<kCount>([&](auto j) __attribute__((always_inline)) {
-      registers[j] = coefficients(map, column + lane + j * kN);
+      registers[j] = coefficients<kPairs, j>(map, column + lane);
     });
-    for (int64_t row = 0; row < rows; ++row)
-      (block + (row * stride + lane)).template apply<kStream>(registers);
+    for (int64_t row = 0; row < kRows; ++row)
+      (block + (row * stride + lane)).template apply<kPairs, kStream>(registers);
   });
+}
+
+// The same for one row.
+template <typename T, bool kStream, int kElements, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_block(const Stream& block, const Map& map, int64_t column) {
+  map_block<T, kStream, kElements, 1>(block, 0, map, column);
 }
 
 // The last `rest` < kBlock columns of rows of `length`: the blocks may reach back into columns that
 // are done, which are computed again.
-template <typename T, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_end(const Stream& stream, int64_t rows, int64_t stride,
-                                   int64_t length, int64_t rest, const Map& map) {
+template <typename T, int64_t kRows, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_end(const Stream& stream, int64_t stride, int64_t length,
+                                   int64_t rest, const Map& map) {
   if (rest == 0) return;
   if (rest > kLanes && length >= kBlock<T>) {
     const int64_t i = length - kBlock<T>;
-    map_block<T, false, kBlock<T>>(stream + i, rows, stride, map, i);
+    map_block<T, false, kBlock<T>, kRows>(stream + i, stride, map, i);
     return;
   }
-  if (rest > kLanes) map_block<T, false, kLanes>(stream, rows, stride, map, 0);
+  if (rest > kLanes) map_block<T, false, kLanes, kRows>(stream, stride, map, 0);
   if (length >= kLanes) {
     const int64_t i = length - kLanes;
-    map_block<T, false, kLanes>(stream + i, rows, stride, map, i);
+    map_block<T, false, kLanes, kRows>(stream + i, stride, map, i);
     return;
   }
-  for (int64_t row = 0; row < rows; ++row)
+  for (int64_t row = 0; row < kRows; ++row)
     (stream + row * stride)
         .apply_short(
             length, [&](const Stream& buffer) __attribute__((always_inline)) {
-              map_block<T, false, kLanes>(buffer, 1, 0, map, 0);
+              map_block<T, false, kLanes>(buffer, map, 0);
             });
 }
 
-template <typename T, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, int64_t rows, const Strip& strip,
-                                    const Map& map) {
+template <typename T, int64_t kRows, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, const Strip& strip, const Map& map) {
   int64_t i = 0;
   for (; i + kBlock<T> <= strip.length; i += kBlock<T>)
-    map_block<T, false, kBlock<T>>(stream + i, rows, strip.stride, map, i);
-  map_end<T>(stream, rows, strip.stride, strip.length, strip.length - i, map);
+    map_block<T, false, kBlock<T>, kRows>(stream + i, strip.stride, map, i);
+  map_end<T, kRows>(stream, strip.stride, strip.length, strip.length - i, map);
 }
 
 // A register is stored at a multiple of its size then, and a block within as few lines as can be.
@@ -95,14 +103,14 @@ template <typename T, bool kStream, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length, int64_t reach,
                                            const Map& map) {
   int64_t i = misaligned_elements<T>(stream);
-  if (i != 0) map_block<T, false, kBlock<T>>(stream, 1, 0, map, 0);
+  if (i != 0) map_block<T, false, kBlock<T>>(stream, map, 0);
   for (; i + kBlock<T> <= length && i + kElementsAhead<T> < reach; i += kBlock<T>) {
     prefetch_block<T, kStream>(stream + (i + kElementsAhead<T>));
-    map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, i);
+    map_block<T, kStream, kBlock<T>>(stream + i, map, i);
   }
   for (; i + kBlock<T> <= length; i += kBlock<T>)
-    map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, i);
-  map_end<T>(stream, 1, 0, length, length - i, map);
+    map_block<T, kStream, kBlock<T>>(stream + i, map, i);
+  map_end<T, 1>(stream, 0, length, length - i, map);
 }
 
 // Shorter rows have too few blocks for alignment to pay.
@@ -135,13 +143,13 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   // From memory single rows, which are one stream, come faster.
   if (share_coefficients && !past_cache)
     for (; row + kSharingRows <= strip.rows; row += kSharingRows)
-      map_rows<T>(stream + row * strip.stride, kSharingRows, strip, map);
+      map_rows<T, kSharingRows>(stream + row * strip.stride, strip, map);
   for (; row < strip.rows; ++row) {
     const Stream run = stream + row * strip.stride;
     if (strip.length >= kLeastAligned)
       map_row_aligned<T, false>(run, strip.length, reach(row), map);
     else
-      map_rows<T>(run, 1, strip, map);
+      map_rows<T, 1>(run, strip, map);
   }
 }
 
@@ -176,7 +184,7 @@ TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, 
   const int64_t end = runs * length;
   Map<V> map = maps[0];
   int64_t i = misaligned_elements<T>(stream);
-  if (i != 0) map_block<T, false, kBlock<T>>(stream, 1, 0, map, 0);
+  if (i != 0) map_block<T, false, kBlock<T>>(stream, map, 0);
   const auto prefetch = [&]() __attribute__((always_inline)) {
     if (i + kElementsAhead<T> < end) prefetch_block<T, kStream>(stream + (i + kElementsAhead<T>));
   };
@@ -184,15 +192,15 @@ TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, 
     const int64_t seam = (run + 1) * length;
     for (; i + kBlock<T> <= seam; i += kBlock<T>) {
       prefetch();
-      map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, map, 0);
+      map_block<T, kStream, kBlock<T>>(stream + i, map, 0);
     }
     if (++run == runs) break;
     if (i == seam) continue;
     prefetch();
-    map_block<T, kStream, kBlock<T>>(stream + i, 1, 0, Seam<Map, V>{map, maps[run], seam - i}, 0);
+    map_block<T, kStream, kBlock<T>>(stream + i, Seam<Map, V>{map, maps[run], seam - i}, 0);
     i += kBlock<T>;
   }
-  if (i < end) map_block<T, false, kBlock<T>>(stream + (end - kBlock<T>), 1, 0, map, 0);
+  if (i < end) map_block<T, false, kBlock<T>>(stream + (end - kBlock<T>), map, 0);
 }
 
 template <typename T, typename Stream, typename Map>

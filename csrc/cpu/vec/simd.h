@@ -204,6 +204,27 @@ TORCHBN_ALWAYS_INLINE Register<double> half_to_double(Register<float> value) {
       shuffle_half<kHalf, float>(value, std::make_integer_sequence<int, kWidth<double>>{}));
 }
 
+TORCHBN_ALWAYS_INLINE auto narrow_to_float(Register<double> value) {
+  using Half = Vector<float, kWidth<double>>;
+#if defined(__AVX512F__)
+  return bit_cast<Half>(_mm512_maskz_cvtpd_ps(0xff, bit_cast<__m512d>(value)));
+#elif defined(__AVX2__)
+  return bit_cast<Half>(_mm256_cvtpd_ps(bit_cast<__m256d>(value)));
+#else
+  return __builtin_convertvector(value, Half);
+#endif
+}
+template <typename Half, int... i>
+TORCHBN_ALWAYS_INLINE Register<float> join_halves(Half lower, Half upper,
+                                                  std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(lower, upper, i...);
+}
+TORCHBN_ALWAYS_INLINE Register<float> narrow_to_float(Register<double> lower,
+                                                      Register<double> upper) {
+  return join_halves(narrow_to_float(lower), narrow_to_float(upper),
+                     std::make_integer_sequence<int, kWidth<float>>{});
+}
+
 // Whether a bit is set in any lane.
 TORCHBN_ALWAYS_INLINE bool any(Register<int32_t> value) {
 #if defined(__AVX512F__)
@@ -255,21 +276,18 @@ TORCHBN_ALWAYS_INLINE void store(double* to, const Register<double> (&values)[1]
 
 // To nearest, ties to even, by integer arithmetic: the hardware's conversion, where there is one,
 // flushes subnormals.
-// The upper half of each lane is the result. NaN is cut instead, because rounding might carry it
-// into the sign; it stays NaN, since arithmetic leaves only quiet ones.
+// The upper half of each lane is the result. NaN stays NaN as long as its lower half is zero: that
+// of values of half types is, and of coefficients, and arithmetic invents no other.
 TORCHBN_ALWAYS_INLINE Register<uint32_t> round_upper_half(Register<float> value) {
   using Bits = Register<uint32_t>;
 #if defined(__AVX512F__)
-  const __m512 v = bit_cast<__m512>(value);
   const __m512i bits = bit_cast<__m512i>(value);
-  const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_EQ_OQ);
-  const __mmask16 odd = _mm512_mask_test_epi32_mask(number, bits, _mm512_set1_epi32(0x10000));
-  const __m512i down = _mm512_mask_add_epi32(bits, number, bits, _mm512_set1_epi32(0x7fff));
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i down = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
   return bit_cast<Bits>(_mm512_mask_sub_epi32(down, odd, down, _mm512_set1_epi32(-1)));
 #else
   const Bits bits = bit_cast<Bits>(value);
-  const Bits half_unit = ((bits >> 16) & 1u) + 0x7fffu;
-  return value == value ? bits + half_unit : bits;
+  return bits + (((bits >> 16) & 1u) + 0x7fffu);
 #endif
 }
 
@@ -298,6 +316,39 @@ TORCHBN_ALWAYS_INLINE void store(BFloat16* to, const Register<float> (&values)[k
   constexpr std::make_integer_sequence<int, kCount * kWidth<float>> kEach;
   put<kStream>(
       to, upper_halves(round_upper_half(values[0]), round_upper_half(values[kCount - 1]), kEach));
+}
+
+// Two registers may also hold the even and the odd ones of their elements: then no instruction has
+// to move values across lanes. Not worth it where the hardware converts.
+#if defined(__AVX512BF16__)
+template <typename T>
+constexpr bool kLoadsPairs = false;
+#else
+template <typename T>
+constexpr bool kLoadsPairs = std::same_as<T, BFloat16>;
+#endif
+
+TORCHBN_ALWAYS_INLINE void load_pairs(const BFloat16* from, Register<float> (&values)[2]) {
+  const auto pairs = load_bits<Register<uint32_t>>(from);
+  values[0] = bit_cast<Register<float>>(pairs << 16);
+  values[1] = bit_cast<Register<float>>(pairs & 0xffff0000u);
+}
+
+// The even (0) or the odd (1) elements of two registers that follow each other.
+template <int kOdd, int... i>
+TORCHBN_ALWAYS_INLINE Register<float> every_other(Register<float> first, Register<float> second,
+                                                  std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(first, second, (2 * i + kOdd)...);
+}
+template <int kOdd, typename V>
+TORCHBN_ALWAYS_INLINE V every_other(V first, V second) {
+  return every_other<kOdd>(first, second, std::make_integer_sequence<int, kWidth<float>>{});
+}
+
+template <bool kStream>
+TORCHBN_ALWAYS_INLINE void store_pairs(BFloat16* to, const Register<float> (&values)[2]) {
+  put<kStream>(to,
+               (round_upper_half(values[0]) >> 16) | (round_upper_half(values[1]) & 0xffff0000u));
 }
 
 template <bool kStream, int kCount>

@@ -150,14 +150,8 @@ struct Gradients {
   template <typename Pivot>
   TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot& mean, int64_t,
                                          int64_t) const {
-    alignas(64) double means[kLanes];
-    alignas(64) float high[kLanes];
-    unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
-      store_bits(means + i * kDoubles, mean[i]);
-    });
-    for (int i = 0; i < kLanes; ++i) high[i] = static_cast<float>(means[i]);
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-      sums.center[i] = load<kFloats>(high + i * kFloats);
+      sums.center[i] = mean.high_part(i);
     });
   }
 
