@@ -69,4 +69,10 @@ TORCHBN_HOST_DEVICE GradientCoefficients<T> fold_gradient(const GradientSums& su
   return {high, static_cast<T>(grad_scale), static_cast<T>(input_scale), static_cast<T>(shift)};
 }
 
+// In evaluation, dx = weight * invstd * dy.
+template <typename T>
+TORCHBN_HOST_DEVICE Affine<T> fold_evaluation_gradient(double invstd, double weight) {
+  return {0, static_cast<T>(weight * invstd), 0};
+}
+
 }  // namespace torchbn

@@ -36,11 +36,10 @@ GradientCoefficients<Compute<T>> training_map(const BackwardProblem& problem, in
                                 problem.weight.load_or(channel, 1), problem.extent.count()));
 }
 
-// dx = weight * invstd * dy
 template <typename T>
 Affine<Compute<T>> evaluation_map(const BackwardProblem& problem, int64_t channel) {
-  return for_values_of<T>(
-      fold_affine<Compute<T>>(0, problem.invstd[channel], problem.weight.load_or(channel, 1), 0));
+  return for_values_of<T>(fold_evaluation_gradient<Compute<T>>(problem.invstd[channel],
+                                                               problem.weight.load_or(channel, 1)));
 }
 
 template <typename T>

@@ -14,8 +14,8 @@ namespace torchbn::cuda {
 namespace {
 
 // `lanes` threads per channel merge its parts, none where no sums are needed; the first of them
-// stores the parameters' gradients and, where the input's is wanted, its coefficients: in training
-// of dy and x, in evaluation, where mean and invstd are constants, of dy alone.
+// stores the parameters' gradients and the coefficients of the input's, where there is room: in
+// training of dy and x, in evaluation, where mean and invstd are constants, of dy alone.
 template <typename T>
 __global__ void __launch_bounds__(kBlock)
     finish_gradients(const BackwardProblem problem, const GradientSums* partials, int64_t parts,
@@ -29,32 +29,44 @@ __global__ void __launch_bounds__(kBlock)
     if (channel >= channels || threadIdx.x % lanes != 0) continue;
 
     const GradientSums sums = finish_parameters<T>(problem, channel, merged, true);
-    if (problem.grad_input == nullptr) continue;
-    if (problem.training)
-      training[channel] = training_coefficients<T>(problem, channel, sums);
-    else
+    if (training != nullptr) training[channel] = training_coefficients<T>(problem, channel, sums);
+    if (evaluation != nullptr)
       evaluation[channel] =
-          fold_affine<T>(0, problem.invstd[channel], problem.weight.load_or(channel, 1), 0);
+          fold_evaluation_gradient<T>(problem.invstd[channel], problem.weight.load_or(channel, 1));
   }
 }
 
+// Is the input's gradient left to a kernel of its own?
+bool transforms(const BackwardProblem& problem, const Launch& launch) {
+  return problem.grad_input != nullptr && !launch.policy.maps_while_summing;
+}
+
 cudaError_t launch_reduce(const BackwardProblem& problem, const Launch& launch) {
-  // Without an input the gradient is read in its place: from the cache, the line being there.
-  const void* const input = problem.input != nullptr ? problem.input : problem.grad_output;
   return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-    const GradientReduction<T, kWidth> reduction{static_cast<const T*>(problem.grad_output),
-                                                 static_cast<const T*>(input), problem.mean,
-                                                 launch.policy.aligned};
-    return launch_reduction(reduction, tiling, partial_sums<GradientSums>(launch), launch.stream);
+    const auto* const grad_output = static_cast<const T*>(problem.grad_output);
+    // Without an input the gradient is read in its place: from the cache, the line being there.
+    const GradientReduction<T, kWidth> reduction{
+        grad_output, problem.input != nullptr ? static_cast<const T*>(problem.input) : grad_output,
+        problem.mean, launch.policy.aligned};
+    const auto reduce = [&](const auto& kind) {
+      return launch_reduction(kind, tiling, partial_sums<GradientSums>(launch), launch.stream);
+    };
+    if (!launch.policy.maps_while_summing) return reduce(reduction);
+    return reduce(EvaluationReduction<T, kWidth>{reduction, problem.invstd, problem.weight,
+                                                 static_cast<T*>(problem.grad_input)});
   });
 }
 
 cudaError_t launch_finish(const BackwardProblem& problem, const Launch& launch) {
   return with_compute_type(problem.dtype, [&]<typename T>() {
     const FinishLaunch& numbers = launch.policy.finish;
+    const bool folds = transforms(problem, launch);
+    auto* const training = coefficients<GradientCoefficients<T>>(launch);
+    auto* const evaluation = coefficients<Affine<T>>(launch);
     finish_gradients<T><<<static_cast<unsigned>(numbers.grid), kBlock, 0, launch.stream>>>(
         problem, partial_sums<GradientSums>(launch), launch.policy.parts, numbers.lanes,
-        coefficients<GradientCoefficients<T>>(launch), coefficients<Affine<T>>(launch));
+        folds && problem.training ? training : nullptr,
+        folds && !problem.training ? evaluation : nullptr);
     return cudaGetLastError();
   });
 }
@@ -76,7 +88,7 @@ cudaError_t backward(const BackwardProblem& problem, const Launch& launch) {
   cudaError_t error = cudaSuccess;
   if (needs_sums(problem)) error = launch_reduce(problem, launch);
   if (error == cudaSuccess) error = launch_finish(problem, launch);
-  if (error != cudaSuccess || problem.grad_input == nullptr) return error;
+  if (error != cudaSuccess || !transforms(problem, launch)) return error;
   if (problem.training) return launch_input_gradient(problem, launch);
   return normalize(problem.grad_output, problem.grad_input, problem.dtype, nullptr, launch);
 }

@@ -97,15 +97,18 @@ LaunchPolicy choose_policy(const InferenceProblem& problem, const DeviceLimits& 
                        false, device);
 }
 
-// Without an input's gradient, and in evaluation without those of parameters, nothing is to be read
-// twice. In evaluation with all of them split kernels are left to read grad_output twice.
+// Only training with an input's gradient needs anything twice.
 LaunchPolicy choose_policy(const BackwardProblem& problem, const DeviceLimits& device,
                            KernelChoice choice) {
   const uintptr_t addresses =
       bits(problem.grad_output) | bits(problem.input) | bits(problem.grad_input);
-  const LaunchPolicy split =
+  LaunchPolicy split =
       choose_policy(problem.extent, problem.dtype, addresses, needs_sums(problem), device);
-  if (!problem.training || problem.grad_input == nullptr) return split;
+  if (problem.grad_input == nullptr) return split;
+  if (!problem.training) {
+    split.maps_while_summing = needs_sums(problem) && choice != KernelChoice::kSplit;
+    return split;
+  }
   return resident_or(split, problem.extent, problem.dtype, 2, addresses, device, choice);
 }
 

@@ -27,12 +27,13 @@ inline constexpr int64_t kSumsBytes = 16;
 inline constexpr int64_t kCoefficientBytes = 32;
 
 // Which kernels run. Split ones read a tensor once for its sums and once more to transform it.
-// Resident ones hold it in shared memory in between: one launch, one read.
+// Resident ones hold it in shared memory in between: one launch, one read. In evaluation, where the
+// input's gradient needs no sums, all choices but the split one make it while they sum.
 enum class KernelChoice : uint8_t { kSplit, kResident, kAuto };
 
-// Resident kernels have run on no GPU so far. The default becomes kAuto when they have been
-// measured on one: right on every shape that they accept, and faster than split ones wherever the
-// policy takes them.
+// None but the split kernels has been tried on a GPU so far. The default becomes kAuto when they
+// have been measured on one: right on every shape that they accept, and faster than split ones
+// wherever the policy takes them.
 inline constexpr KernelChoice kDefaultKernel = KernelChoice::kSplit;
 
 // "split", "resident" or "auto"; nothing for other names.
@@ -62,6 +63,8 @@ struct LaunchPolicy {
   ChannelsLastTiling channels_last;
   ResidentLaunch resident;
   const char* reason = "";  // why resident or split kernels
+  // In evaluation: the kernel that sums gradients up makes the input's of what it reads.
+  bool maps_while_summing = false;
   // From here on for split kernels alone. Partial sums, [parts, C] whatever the layout; none where
   // nothing is reduced.
   int64_t parts = 0;

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "core/affine.h"
+#include "core/channel_vector.h"
 #include "core/gradient.h"
 #include "core/packet.h"
 #include "core/statistics.h"
@@ -104,6 +106,57 @@ struct GradientReduction {
   }
 };
 
+// The same in evaluation, where the input's gradient depends on no sum: it is made of what is read
+// for them.
+template <typename T, int kWidth>
+struct EvaluationReduction : GradientReduction<T, kWidth> {
+  using Base = GradientReduction<T, kWidth>;
+  struct Center {
+    Compute<T> mean;
+    Compute<T> scale;
+  };
+
+  const double* invstd;  // [C]
+  ChannelVector weight;
+  T* output;  // grad_input
+
+  TORCHBN_HOST_DEVICE Center center(int64_t channel, int64_t first_value) const {
+    return {
+        Base::center(channel, first_value),
+        fold_evaluation_gradient<Compute<T>>(invstd[channel], weight.load_or(channel, 1)).scale};
+  }
+  template <int kCount>
+  TORCHBN_HOST_DEVICE static void add(GradientSums& sums,
+                                      const typename Base::template Packet<kCount>& packet,
+                                      const Center& center) {
+    Base::add(sums, packet, center.mean);
+  }
+  // `centers` are those of the lanes; kPerLane is false where one channel owns the whole vector.
+  template <bool kPerLane>
+  TORCHBN_HOST_DEVICE void map(int64_t offset, const typename Base::Item& item,
+                               const Center* centers) const {
+    Vector<T, kWidth> result;
+    for (int w = 0; w < kWidth; ++w)
+      result.lane[w] = mapped(to_compute(item.dy.lane[w]), centers[kPerLane ? w : 0]);
+    store_vector(output + offset, result, this->aligned);
+  }
+  TORCHBN_HOST_DEVICE void map_one(int64_t offset, const typename Base::template Packet<1>& packet,
+                                   const Center& center) const {
+    output[offset] = mapped(packet.dy[0], center);
+  }
+
+ private:
+  static TORCHBN_HOST_DEVICE T mapped(Compute<T> dy, const Center& center) {
+    return from_compute<T>(Affine<Compute<T>>{0, center.scale, 0}(dy));
+  }
+};
+
+// Does it map what it sums?
+template <typename Reduction>
+inline constexpr bool kMaps = false;
+template <typename T, int kWidth>
+inline constexpr bool kMaps<EvaluationReduction<T, kWidth>> = true;
+
 // A thread's share of a part of one channel. All vectors of a round are in flight before the first
 // is used; a round that is not full is added vector by vector.
 template <typename Reduction, typename Walk>
@@ -116,11 +169,16 @@ TORCHBN_HOST_DEVICE typename Reduction::Sums accumulate(const Reduction& reducti
   const auto center = reduction.center(walk.channel, walk.first_value(tiling));
   for (; walk.left > 0; walk.left -= kVectors) {
     typename Reduction::Item items[kVectors];
+    [[maybe_unused]] int64_t offsets[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       if (v >= walk.left) continue;
+      offsets[v] = walk.next;
       items[v] = reduction.load(walk.from());
       walk.step(tiling);
     }
+    if constexpr (kMaps<Reduction>)
+      for (int v = 0; v < kVectors; ++v)
+        if (v < walk.left) reduction.template map<false>(offsets[v], items[v], &center);
     if (walk.left >= kVectors) {
       typename Reduction::template Packet<kVectors * kWidth> packet;
       for (int v = 0; v < kVectors; ++v)
@@ -159,11 +217,16 @@ TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction,
   }
   for (; walk.left > 0; walk.left -= kVectors) {
     typename Reduction::Item items[kVectors];
+    [[maybe_unused]] const int64_t first = walk.next;
     for (int v = 0; v < kVectors; ++v) {
       if (v >= walk.left) continue;
       items[v] = reduction.load(walk.from());
       walk.step(tiling);
     }
+    if constexpr (kMaps<Reduction>)
+      for (int v = 0; v < kVectors; ++v)
+        if (v < walk.left)
+          reduction.template map<true>(first + v * Walk::distance(tiling), items[v], center);
     if (walk.left >= kVectors) {
       for (int w = 0; w < kWidth; ++w) {
         typename Reduction::template Packet<kVectors> packet;
@@ -181,9 +244,12 @@ TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction,
       }
     }
   }
-  for (int w = 0; w < kWidth; ++w)
-    if (w < walk.short_vector)
-      Reduction::add(sums.lane[w], reduction.load_one(walk.from() + w), center[w]);
+  for (int w = 0; w < kWidth; ++w) {
+    if (w >= walk.short_vector) continue;
+    const auto packet = reduction.load_one(walk.from() + w);
+    if constexpr (kMaps<Reduction>) reduction.map_one(walk.next + w, packet, center[w]);
+    Reduction::add(sums.lane[w], packet, center[w]);
+  }
   return sums;
 }
 

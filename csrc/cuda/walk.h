@@ -92,16 +92,18 @@ struct ChannelsLastWalk {
     left = (end - first + tiling.rows - 1) / tiling.rows;
     next = (first * tiling.row_vectors + column) * tiling.width;
 
-    const int64_t last = next + (left - 1) * (tiling.rows * tiling.row_vectors * tiling.width);
+    const int64_t last = next + (left - 1) * distance(tiling);
     const int64_t present = tiling.numel - last;
     if (present >= tiling.width) return;
     left -= 1;
     short_vector = present > 0 ? static_cast<int>(present) : 0;
   }
 
-  TORCHBN_HOST_DEVICE void step(const ChannelsLastTiling& tiling) {
-    next += tiling.rows * tiling.row_vectors * tiling.width;
+  // From one vector of a thread to its next.
+  static TORCHBN_HOST_DEVICE int64_t distance(const ChannelsLastTiling& tiling) {
+    return tiling.rows * tiling.row_vectors * tiling.width;
   }
+  TORCHBN_HOST_DEVICE void step(const ChannelsLastTiling& tiling) { next += distance(tiling); }
 
   TORCHBN_HOST_DEVICE int64_t from() const { return next; }
   TORCHBN_HOST_DEVICE bool empty() const { return left == 0 && short_vector == 0; }

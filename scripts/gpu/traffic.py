@@ -1,8 +1,8 @@
 """Bytes that ncu counts, beside those that the model predicts.
 
-The model has two numbers per call, in tensors of the input's size: those that the kernels touch as
-they are written, each pass reading all of its inputs, and those that have to move at least. What
-memory has moved lies between them where a later pass still finds something in the cache.
+The model has two numbers per call, in tensors of the input's size: those that the kernels which ran
+touch as they are written, each reading all of its inputs, and those that have to move at least. What
+memory has moved lies between them where a later kernel still finds something in the cache.
 
 traffic_case.py makes the calls; between two of them it starts a kernel of torch's whose name tells
 it from all others, so that the kernels between two such marks are those of one call.
@@ -23,17 +23,21 @@ READ, WRITTEN, CACHE, TIME = METRICS = [
     "dram__bytes_read.sum", "dram__bytes_write.sum", "lts__t_bytes.sum", "gpu__time_duration.sum"]
 MARK = "spin_kernel"  # torch.cuda._sleep
 
-# (read, written) per kernel of ours, and the least of any implementation.
-PASSES = {"train": [(1, 0), (1, 1)], "backward": [(2, 0), (2, 1)],
-          "eval": [(1, 1)], "eval_backward": [(2, 0), (1, 1)]}
+# (read, written) by each kind of kernel of ours, and by any implementation at least.
+KERNELS = {"MomentReduction": (1, 0), "GradientReduction": (2, 0), "EvaluationReduction": (2, 1),
+           "Normalize": (1, 1), "InputGradient": (2, 1), "TrainPass": (1, 1), "BackwardPass": (2, 1)}
 LEAST = {"train": (1, 1), "backward": (2, 1), "eval": (1, 1), "eval_backward": (2, 1)}
 
 
-def predict(operation, tensor_bytes):
-    """Bytes (read, written), of all passes and at least."""
-    read, written = (sum(column) for column in zip(*PASSES[operation], strict=True))
-    return {"passes": [read * tensor_bytes, written * tensor_bytes],
-            "least": [tensors * tensor_bytes for tensors in LEAST[operation]]}
+def least(operation, tensor_bytes):
+    """Bytes (read, written)."""
+    return [tensors * tensor_bytes for tensors in LEAST[operation]]
+
+
+def passes(names, tensor_bytes):
+    """Bytes (read, written) by the kernels of these names; None where none is one of ours."""
+    ours = [tensors for name in names for kind, tensors in KERNELS.items() if f"{kind}<" in name]
+    return [sum(column) * tensor_bytes for column in zip(*ours, strict=True)] or None
 
 
 def command(ncu, check, labels):
@@ -100,8 +104,10 @@ def table(labels, rows):
         raise ValueError(f"ncu has seen {len(calls)} calls of {len(labels)}")
     entries = []
     for label, kernels in zip(labels, calls, strict=True):
+        size = label["tensor_bytes"]
         entries.append({
-            **label, **predict(label["operation"], label["tensor_bytes"]),
+            **label, "passes": passes([k["name"] for k in kernels], size),
+            "least": least(label["operation"], size),
             "dram": [total(kernels, READ), total(kernels, WRITTEN)],
             "l2": total(kernels, CACHE),
             "kernels": [{"name": brief(k["name"]), "dram": [k[READ], k[WRITTEN]], "l2": k[CACHE],

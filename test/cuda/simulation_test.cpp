@@ -77,6 +77,36 @@ TEST_P(SimulatedKernels, EverySubsetOfGradients) {
   }
 }
 
+// In evaluation, the kernel that sums up makes the same bits of the input's gradient that a kernel
+// of its own makes.
+TEST_P(SimulatedKernels, EvaluationMapsWhatItSums) {
+  simulated::set_order(Order::kShuffled);
+  const std::vector<std::array<int64_t, 3>> shapes = {{2, 3, 1},    {1, 5, 3},   {3, 2, 4},
+                                                      {2, 9, 8},    {3, 3, 49},  {1, 1, 1025},
+                                                      {2, 2, 4099}, {2, 300, 4}, {900, 129, 1}};
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    const auto& [batch, channels, spatial] = shapes[i];
+    const Extent e = extent(batch, channels, spatial);
+    SCOPED_TRACE(testing::Message() << describe(e, dtype()));
+    SimulatedCall before(e, dtype(), normal(e.numel(), 3, 2, 1), static_cast<int64_t>(i % 3));
+    before.device = kDevices[i % 2];
+    before.inference();
+    const auto launches = [](SimulatedCall& call, int subset) {
+      const int earlier = simulated::launches();
+      call.backward(false, subset & 1, subset & 2, subset & 4);
+      return simulated::launches() - earlier;
+    };
+    for (int subset = 1; subset < 8; ++subset) {
+      SimulatedCall split = before, together = before;
+      together.choice = cuda::KernelChoice::kAuto;
+      const bool maps_and_sums = subset & 1 && subset != 1;
+      EXPECT_EQ(launches(split, subset) - launches(together, subset), maps_and_sums ? 1 : 0);
+      EXPECT_EQ(together.policy.maps_while_summing, maps_and_sums);
+      EXPECT_TRUE(together.same_bits(split)) << subset;
+    }
+  }
+}
+
 // The simulation itself notices threads that wait for others in vain.
 TEST(SimulatedDevice, EndsWhereThreadsWaitForEver) {
   simulated::set_order(Order::kForward);

@@ -13,14 +13,17 @@ import kernel_names  # noqa: E402
 import resources  # noqa: E402
 
 WIDTHS = {"float": (1, 4), "double": (1, 2), "BFloat16": (1, 4, 8), "Float16": (1, 4, 8)}
-REDUCTIONS, TRANSFORMS = ("MomentReduction", "GradientReduction"), ("Normalize", "InputGradient")
+REDUCTIONS = "MomentReduction", "GradientReduction", "EvaluationReduction"
+TRANSFORMS = "Normalize", "InputGradient"
 PASSES = "TrainPass", "BackwardPass"  # of resident kernels
 MAIN = "reduce|transform|resident"
 
 # Bytes of stack that are known of. The compiler keeps eight pairs of double sums here, and runs out
 # of registers by two; fewer vectors in flight would spare them, at a cost that is not measured.
 KNOWN_STACK = {("reduce_channels_last<GradientReduction<BFloat16, 8>>", "sm_120"): 8,
-               ("reduce_channels_last<GradientReduction<Float16, 8>>", "sm_120"): 8}
+               ("reduce_channels_last<GradientReduction<Float16, 8>>", "sm_120"): 8,
+               ("reduce_channels_last<EvaluationReduction<BFloat16, 8>>", "sm_120"): 8,
+               ("reduce_channels_last<EvaluationReduction<Float16, 8>>", "sm_120"): 8}
 
 
 def all_kernels():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -282,9 +283,10 @@ def ncu_row(number, name, *values):
 
 SPIN = "at::cuda::(anonymous namespace)::spin_kernel(long)"
 REDUCE = "void torchbn::cuda::reduce_channels_first<torchbn::cuda::MomentReduction<float, (int)4>>(T1)"
+TRANSFORM = "void torchbn::cuda::transform<torchbn::cuda::Normalize<float, (int)4>>(T1)"
 NCU = (NCU_HEAD + ncu_row(0, SPIN, 0, 0, "1,000", 32)
        + ncu_row(1, REDUCE, "1,048,576", 64, "12,000", "2,000,000")
-       + ncu_row(2, "void torchbn::cuda::transform<A>(B)", 1000, 24, "3.5e+03", 100)
+       + ncu_row(2, TRANSFORM, 1000, 24, "3.5e+03", 100)
        + ncu_row(3, SPIN, 0, 0, 1000, 32) + ncu_row(4, "other(int)", 7, 8, 9, "n/a")
        + "==PROF== Disconnected from process 1234\n")
 
@@ -298,9 +300,10 @@ def test_kernels_between_two_marks_are_those_of_a_call():
     assert ours["dram"] == [1049576, 88] and ours["l2"] == 2000100
     assert ours["passes"] == [2000, 1000] and ours["least"] == [1000, 1000]
     assert [k["name"] for k in ours["kernels"]] == [
-        "reduce_channels_first<MomentReduction<float, 4>>", "transform<A>"]
+        "reduce_channels_first<MomentReduction<float, 4>>", "transform<Normalize<float, 4>>"]
     assert ours["kernels"][0]["microseconds"] == 12
     assert other["dram"] == [7, 8] and other["l2"] is None
+    assert other["passes"] is None and other["least"] == [20, 10]
     with pytest.raises(ValueError, match="2 calls of 1"):
         traffic.table(labels[:1], rows)
 
@@ -338,14 +341,25 @@ def test_ncu_without_counters_is_skipped(made_up, monkeypatch, output, reason):
 
 
 def test_the_prediction_is_that_of_the_kernels():
-    # Read once for the sums, and once more together with writing the result.
-    assert traffic.predict("train", 10) == {"passes": [20, 10], "least": [10, 10]}
-    assert traffic.predict("backward", 10) == {"passes": [40, 10], "least": [20, 10]}
+    def passes(*kinds):
+        return traffic.passes([f"void kernel<ns::{kind}<float, (int)4>>(T1)" for kind in kinds], 10)
+
+    # Read once for the sums, and once more together with writing the result; or held on chip.
+    assert passes("MomentReduction", "Normalize") == [20, 10]
+    assert passes("GradientReduction", "InputGradient") == [40, 10]
+    assert passes("TrainPass") == traffic.least("train", 10)
+    assert passes("BackwardPass") == traffic.least("backward", 10)
+    assert passes("EvaluationReduction") == traffic.least("eval_backward", 10)
     for case in traffic_case.chosen(quick=False):
-        predicted = traffic.predict(case.operation, case.tensor_bytes)
-        assert sum(predicted["least"]) == case.minimal_bytes
-        assert sum(predicted["passes"]) >= case.minimal_bytes
-    assert {c.operation for c in traffic_case.chosen(quick=True)} == set(traffic.PASSES)
+        assert sum(traffic.least(case.operation, case.tensor_bytes)) == case.minimal_bytes
+    assert {c.operation for c in traffic_case.chosen(quick=True)} == set(traffic.LEAST)
+
+
+def test_every_kind_of_kernel_has_a_prediction():
+    sources = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").iterdir()
+                      if path.suffix in (".cu", ".h"))
+    kinds = re.findall(r"struct (\w+(?:Reduction|Pass)|Normalize|InputGradient)\b", sources)
+    assert set(kinds) == set(traffic.KERNELS)
 
 
 def test_labels_are_those_of_the_contestants_that_work(monkeypatch):
