@@ -12,22 +12,34 @@ namespace torchbn {
 
 namespace {
 
+// On the CPU tensors are made without the dispatcher, whose way to an empty tensor is longer than
+// that of a small call through its kernel. Others may be fake, with sizes that may not be asked
+// for.
+constexpr c10::DispatchKeySet kCpu(c10::DispatchKey::CPU);
+
 // As torch.empty_like.
 at::Tensor allocate_like(const at::Tensor& like) {
-  // First, because a symbolic size may not be asked for.
-  if (!like.device().is_cpu() || like.nbytes() < kLeastRecycled) return at::empty_like(like);
-  const at::Tensor model = at::empty_like(like, at::TensorOptions(at::kMeta));
-  return at::detail::empty_strided_generic(model.sizes(), model.strides(), &recycling_allocator(),
-                                           c10::DispatchKeySet(c10::DispatchKey::CPU),
-                                           like.scalar_type());
+  if (!like.device().is_cpu()) return at::empty_like(like);
+  const auto allocate = [&](const at::Tensor& model) {
+    return at::detail::empty_strided_generic(model.sizes(), model.strides(), &recycling_allocator(),
+                                             kCpu, like.scalar_type());
+  };
+  if (like.is_non_overlapping_and_dense()) return allocate(like);
+  return allocate(at::empty_like(like, at::TensorOptions(at::kMeta)));
+}
+
+at::Tensor allocate_vector(const at::Tensor& like, const c10::SymInt& size, at::ScalarType dtype) {
+  if (!like.device().is_cpu()) return at::empty_symint({size}, like.options().dtype(dtype));
+  return at::detail::empty_generic({size.expect_int()}, &recycling_allocator(), kCpu, dtype,
+                                   std::nullopt);
 }
 
 at::Tensor allocate_per_channel(const at::Tensor& like, at::ScalarType dtype) {
-  return at::empty_symint({like.sym_size(1)}, like.options().dtype(dtype));
+  return allocate_vector(like, like.sym_size(1), dtype);
 }
 
 at::Tensor allocate_nothing(const at::Tensor& like, at::ScalarType dtype) {
-  return at::empty({0}, like.options().dtype(dtype));
+  return allocate_vector(like, 0, dtype);
 }
 
 }  // namespace
