@@ -100,7 +100,10 @@ function(torchbn_define_torch_targets)
     # CUDA works only when libtorch_cuda.so is loaded, although no symbol of it is referred to; and
     # a program must load both itself, because torchbn's own search path need not lead to them.
     add_library(torchbn::torch_cuda INTERFACE IMPORTED GLOBAL)
+    # What torch's libraries need in turn is torch's affair: the linker would look for it in the
+    # CUDA toolkit's folder first, where libnccl may be an older one.
     set_target_properties(torchbn::torch_cuda PROPERTIES
+      INTERFACE_LINK_OPTIONS "-Wl,--allow-shlib-undefined"
       INTERFACE_LINK_LIBRARIES "-Wl,--push-state,--no-as-needed,${root}/lib/libtorch_cuda.so,\
 ${root}/lib/libc10_cuda.so,--pop-state;torchbn::torch")
   endif()
