@@ -13,9 +13,11 @@ namespace {
 template <typename T>
 constexpr int kBlock = std::max(kLanes, kStoredRegisters<T>* kWidth<Compute<T>>);
 
-// Rows share one load of their columns' coefficients: in the caches these loads would be half of
-// all.
+// Rows of half types share one load of their columns' coefficients: in the caches these loads would
+// be two thirds of all. Rows of wider types are better streams alone, prefetched ahead.
 constexpr int64_t kSharingRows = 4;
+template <typename T>
+constexpr bool kSharesCoefficients = sizeof(T) == 2;
 
 // `block` is the same block of kElements columns in each of kRows rows.
 template <typename T, bool kStream, int kElements, int64_t kRows, typename Stream, typename Map>
@@ -141,7 +143,7 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   }
   int64_t row = 0;
   // From memory single rows, which are one stream, come faster.
-  if (share_coefficients && !past_cache)
+  if (kSharesCoefficients<T> && share_coefficients && !past_cache)
     for (; row + kSharingRows <= strip.rows; row += kSharingRows)
       map_rows<T, kSharingRows>(stream + row * strip.stride, strip, map);
   for (; row < strip.rows; ++row) {
