@@ -132,7 +132,7 @@ TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
 
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map,
-                                     bool past_cache, bool share_coefficients) {
+                                     bool past_cache) {
   const auto reach = [&](int64_t row) __attribute__((always_inline)) {
     return strip.stride == strip.length ? (strip.rows - row) * strip.length : strip.length;
   };
@@ -143,7 +143,7 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   }
   int64_t row = 0;
   // From memory single rows, which are one stream, come faster.
-  if (kSharesCoefficients<T> && share_coefficients && !past_cache)
+  if (kFromArrays<Map> && kSharesCoefficients<T> && !past_cache)
     for (; row + kSharingRows <= strip.rows; row += kSharingRows)
       map_rows<T, kSharingRows>(stream + row * strip.stride, strip, map);
   for (; row < strip.rows; ++row) {
@@ -166,13 +166,13 @@ template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip, const Map& map,
                                        bool past_cache) {
   constexpr int64_t kColumns = kPanelColumns<T>;
-  if (strip.length <= kMostColumns) return map_strip<T>(stream, strip, map, past_cache, true);
+  if (strip.length <= kMostColumns) return map_strip<T>(stream, strip, map, past_cache);
   for (int64_t row = 0; row < strip.rows; row += kPanelRows) {
     const int64_t rows = strip.rows - row < kPanelRows ? strip.rows - row : kPanelRows;
     for (int64_t column = 0, width = kColumns; column < strip.length; column += width) {
       if (strip.length - column < 2 * kColumns) width = strip.length - column;
       map_strip<T>(stream + (row * strip.stride + column), {rows, width, strip.stride},
-                   map.each([&](const auto* values) { return values + column; }), past_cache, true);
+                   map.each([&](const auto* values) { return values + column; }), past_cache);
     }
   }
 }
@@ -210,7 +210,7 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
                                     bool past_cache) {
   if (strip.runs == 1) {
     const Map map = maps[0];
-    map_strip<T>(stream, strip, map, past_cache, false);
+    map_strip<T>(stream, strip, map, past_cache);
     return;
   }
   const bool neighbours = strip.spacing == strip.length && strip.length >= kBlock<T>;
@@ -224,8 +224,7 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
     else
       for (int64_t i = 0; i < strip.runs; ++i) {
         const Map map = maps[i];
-        map_strip<T>(first + i * strip.spacing, {1, strip.length, strip.stride}, map, past_cache,
-                     false);
+        map_strip<T>(first + i * strip.spacing, {1, strip.length, strip.stride}, map, past_cache);
       }
   }
 }

@@ -291,11 +291,14 @@ TORCHBN_ALWAYS_INLINE Register<uint32_t> round_upper_half(Register<float> value)
 #endif
 }
 
-template <int... i>
-TORCHBN_ALWAYS_INLINE auto upper_halves(Register<uint32_t> first, Register<uint32_t> second,
-                                        std::integer_sequence<int, i...>) {
-  using Halves = Register<uint16_t>;
-  return __builtin_shufflevector(bit_cast<Halves>(first), bit_cast<Halves>(second), (2 * i + 1)...);
+// The even (0) or the odd (1) elements of two registers that follow each other.
+template <int kOdd, typename V, int... i>
+TORCHBN_ALWAYS_INLINE auto every_other(V first, V second, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(first, second, (2 * i + kOdd)...);
+}
+template <int kOdd>
+TORCHBN_ALWAYS_INLINE Register<float> every_other(Register<float> first, Register<float> second) {
+  return every_other<kOdd>(first, second, std::make_integer_sequence<int, kWidth<float>>{});
 }
 
 template <bool kStream, int kCount>
@@ -313,9 +316,10 @@ TORCHBN_ALWAYS_INLINE void store(BFloat16* to, const Register<float> (&values)[k
       return put<kStream>(to, bit_cast<__m256i>(_mm512_cvtneps_pbh(lower)));
   }
 #endif
+  using Halves = Register<uint16_t>;
   constexpr std::make_integer_sequence<int, kCount * kWidth<float>> kEach;
-  put<kStream>(
-      to, upper_halves(round_upper_half(values[0]), round_upper_half(values[kCount - 1]), kEach));
+  put<kStream>(to, every_other<1>(bit_cast<Halves>(round_upper_half(values[0])),
+                                  bit_cast<Halves>(round_upper_half(values[kCount - 1])), kEach));
 }
 
 // Two registers may also hold the even and the odd ones of their elements: then no instruction has
@@ -332,17 +336,6 @@ TORCHBN_ALWAYS_INLINE void load_pairs(const BFloat16* from, Register<float> (&va
   const auto pairs = load_bits<Register<uint32_t>>(from);
   values[0] = bit_cast<Register<float>>(pairs << 16);
   values[1] = bit_cast<Register<float>>(pairs & 0xffff0000u);
-}
-
-// The even (0) or the odd (1) elements of two registers that follow each other.
-template <int kOdd, int... i>
-TORCHBN_ALWAYS_INLINE Register<float> every_other(Register<float> first, Register<float> second,
-                                                  std::integer_sequence<int, i...>) {
-  return __builtin_shufflevector(first, second, (2 * i + kOdd)...);
-}
-template <int kOdd, typename V>
-TORCHBN_ALWAYS_INLINE V every_other(V first, V second) {
-  return every_other<kOdd>(first, second, std::make_integer_sequence<int, kWidth<float>>{});
 }
 
 template <bool kStream>
