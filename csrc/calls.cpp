@@ -1,6 +1,5 @@
 #include "calls.h"
 
-#include <ATen/ops/empty_like.h>
 #include <c10/util/SmallVector.h>
 
 #include "optional_tensor.h"
@@ -88,14 +87,14 @@ at::Tensor to_native(const at::Tensor& tensor) {
 at::Tensor to_layout_of(const at::Tensor& like, const at::Tensor& tensor) {
   const auto extent = native_extent(tensor);
   if (extent && *extent == *native_extent(like)) return tensor;
-  return at::empty_like(like).copy_(tensor);
+  return allocate_like(like).copy_(tensor);
 }
 
 // What a kernel fills for `output`, which was allocated with the strides of an input that had to be
 // copied to `native`: the output itself where nothing had to be copied.
 at::Tensor native_output(const at::Tensor& output, const at::Tensor& input,
                          const at::Tensor& native) {
-  return native.is_same(input) ? output : at::empty_like(native);
+  return native.is_same(input) ? output : allocate_like(native);
 }
 
 void copy_if_apart(const at::Tensor& output, const at::Tensor& native) {

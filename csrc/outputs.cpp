@@ -17,17 +17,6 @@ namespace {
 // for.
 constexpr c10::DispatchKeySet kCpu(c10::DispatchKey::CPU);
 
-// As torch.empty_like.
-at::Tensor allocate_like(const at::Tensor& like) {
-  if (!like.device().is_cpu()) return at::empty_like(like);
-  const auto allocate = [&](const at::Tensor& model) {
-    return at::detail::empty_strided_generic(model.sizes(), model.strides(), &recycling_allocator(),
-                                             kCpu, like.scalar_type());
-  };
-  if (like.is_non_overlapping_and_dense()) return allocate(like);
-  return allocate(at::empty_like(like, at::TensorOptions(at::kMeta)));
-}
-
 at::Tensor allocate_vector(const at::Tensor& like, const c10::SymInt& size, at::ScalarType dtype) {
   if (!like.device().is_cpu()) return at::empty_symint({size}, like.options().dtype(dtype));
   return at::detail::empty_generic({size.expect_int()}, &recycling_allocator(), kCpu, dtype,
@@ -43,6 +32,16 @@ at::Tensor allocate_nothing(const at::Tensor& like, at::ScalarType dtype) {
 }
 
 }  // namespace
+
+at::Tensor allocate_like(const at::Tensor& like) {
+  if (!like.device().is_cpu()) return at::empty_like(like);
+  const auto allocate = [&](const at::Tensor& model) {
+    return at::detail::empty_strided_generic(model.sizes(), model.strides(), &recycling_allocator(),
+                                             kCpu, like.scalar_type());
+  };
+  if (like.is_non_overlapping_and_dense()) return allocate(like);
+  return allocate(at::empty_like(like, at::TensorOptions(at::kMeta)));
+}
 
 ForwardOutputs allocate_forward(const at::Tensor& input) {
   return {allocate_like(input), allocate_per_channel(input, at::kDouble),

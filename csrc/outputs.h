@@ -9,6 +9,9 @@ namespace torchbn {
 // Shape, strides, dtype and device of every output, decided once for real and fake tensors. Sizes
 // may be symbolic.
 
+// As torch.empty_like; large tensors on the CPU in recycled memory.
+at::Tensor allocate_like(const at::Tensor& like);
+
 struct ForwardOutputs {
   at::Tensor output;       // as torch.empty_like(input)
   at::Tensor save_mean;    // [C] float64
