@@ -1,9 +1,8 @@
 #include "recycled_memory.h"
 
-#include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <mutex>
-#include <string>
 #include <vector>
 
 #include <c10/core/CPUAllocator.h>
@@ -110,8 +109,8 @@ class Kept {
   }
 
  private:
-  // Giving pages up and writing them again costs both threads of a small tensor's call their time:
-  // what is in use all the time, this fraction of the limit, is left alone.
+  // For each huge page given up the kernel interrupts all threads of the process, which can take
+  // longer than the call: what is in use all the time, this fraction of the limit, is left alone.
   static constexpr size_t kUntouched = 2;
 
   struct Block {

@@ -31,8 +31,8 @@ inline constexpr int64_t kCoefficientBytes = 32;
 // input's gradient needs no sums, all choices but the split one make it while they sum.
 enum class KernelChoice : uint8_t { kSplit, kResident, kAuto };
 
-// None but the split kernels has been tried on a GPU so far. The default becomes kAuto when they
-// have been measured on one: right on every shape that they accept, and faster than split ones
+// What the other choices add has run on no GPU so far. The default becomes kAuto when it has been
+// measured on one: right on every shape that they accept, and faster than split ones
 // wherever the policy takes them.
 inline constexpr KernelChoice kDefaultKernel = KernelChoice::kSplit;
 

@@ -350,8 +350,12 @@ def test_the_prediction_is_that_of_the_kernels():
     assert passes("TrainPass") == traffic.least("train", 10)
     assert passes("BackwardPass") == traffic.least("backward", 10)
     assert passes("EvaluationReduction") == traffic.least("eval_backward", 10)
+    split = {"train": ("MomentReduction", "Normalize"),
+             "backward": ("GradientReduction", "InputGradient"), "eval": ("Normalize",),
+             "eval_backward": ("GradientReduction", "Normalize")}
     for case in traffic_case.chosen(quick=False):
         assert sum(traffic.least(case.operation, case.tensor_bytes)) == case.minimal_bytes
+        assert sum(passes(*split[case.operation])) * case.tensor_bytes / 10 >= case.minimal_bytes
     assert {c.operation for c in traffic_case.chosen(quick=True)} == set(traffic.LEAST)
 
 
