@@ -157,7 +157,7 @@ def contestants_of(case, problem, chosen):
     calls, errors, notes = {"floor": problem.floor}, {}, []
     for peer in [*chosen, peers.OURS]:
         try:
-            call = problem.contestant(peer.prepare())
+            call = peer.wrap(problem.contestant(peer.prepare()))
             found = problem.errors(call())
         except Exception as error:
             if peer is peers.OURS:
@@ -167,7 +167,7 @@ def contestants_of(case, problem, chosen):
         if peer is peers.OURS and not max(found.values()) <= 1:
             sys.exit(f"{case.name}: torchbn is wrong; errors in units of the allowed one: {found}")
         calls[peer.name], errors[peer.name] = call, summary.rounded(max(found.values()), 2)
-    if len(calls) < 3:
+    if not summary.peers_of(calls):
         sys.exit(f"no peer is left to measure against: {'; '.join(notes)}")
     return calls, errors, notes
 
@@ -181,7 +181,8 @@ def cold_calls(problem, calls, chosen):
     for peer in [*chosen, peers.OURS]:
         if peer.name in calls:
             batch_norm = peer.prepare()
-            cold[peer.name] = measure.rotated([p.contestant(batch_norm) for p in problems])
+            cold[peer.name] = measure.rotated(
+                [peer.wrap(p.contestant(batch_norm)) for p in problems])
     return cold, count
 
 

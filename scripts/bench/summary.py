@@ -64,10 +64,14 @@ def geometric_mean(values):
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
+def peers_of(contestants):
+    """Those that are not ours."""
+    return [name for name in contestants if name != "floor" and not name.startswith("torchbn")]
+
+
 def best_peer(result):
     """Whom the headline ratio is taken against: the fastest of the others."""
-    peers = [name for name in result["ratios"] if name != "floor"]
-    return min(peers, key=lambda name: result["microseconds"][name][0])
+    return min(peers_of(result["ratios"]), key=lambda name: result["microseconds"][name][0])
 
 
 def headline(result):

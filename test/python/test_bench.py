@@ -1,6 +1,7 @@
 """The benchmark's cases, contestants and arithmetic. Nothing here measures time."""
 
 import math
+import os
 import random as python_random
 
 import pytest
@@ -136,6 +137,20 @@ def test_the_headline_is_against_the_fastest_peer():
     both = result(2.0, inductor=1.5, of_floor=0.9)
     assert summary.best_peer(both) == "inductor"
     assert summary.headline(both) == [1.5, 1.5, 1.5]
+    both["ratios"]["torchbn_auto"] = [0.5, 0.5, 0.5]
+    both["microseconds"]["torchbn_auto"] = [1, 1, 1]
+    assert summary.best_peer(both) == "inductor", "our own other kernels are no peer"
+
+
+@pytest.mark.parametrize("before", [None, "split"])
+def test_our_other_kernels_are_asked_for_during_a_call_alone(before, monkeypatch):
+    variable = "TORCHBN_CUDA_KERNEL"
+    monkeypatch.delenv(variable, raising=False)
+    if before:
+        monkeypatch.setenv(variable, before)
+    (other,) = (peer for peer in peers.PEERS if peer.name == "torchbn_auto")
+    assert other.wrap(lambda: os.environ[variable])() == "auto"
+    assert os.environ.get(variable) == before
 
 
 def test_numbers_keep_the_digits_that_mean_something():
