@@ -315,7 +315,7 @@ def test_copies_are_three_times_the_cache_where_there_is_room(tensor, cache, roo
 
 def test_the_gpus_peers_are_all_there():
     assert peers.names_of("cuda") == ["aten", "native", "inductor", "inductor_max", "cudnn",
-                                      "cudnn_persistent"]
+                                      "cudnn_persistent", "torchbn_auto"]
     assert set(peers.TITLES) <= set(plot.COLOURS)
     _, notes = peers.choose(["cudnn"], "cpu")
     assert notes == ["without cudnn: it does not run on cpu"]

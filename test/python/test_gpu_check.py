@@ -68,7 +68,8 @@ def test_the_benchmark_is_given_what_it_understands(made_up, monkeypatch, quick)
     monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: True)
     options = bench.parse(command[2:])
     assert options.device == "cuda" and options.out == made_up.out
-    assert options.peers == (["aten"] if quick else ["aten", "native", "cudnn", "cudnn_persistent"])
+    assert options.peers == (["aten"] if quick else ["aten", "native", "cudnn", "cudnn_persistent",
+                                                     "torchbn_auto"])
 
 
 @pytest.fixture
