@@ -84,7 +84,7 @@ cudaError_t launch_input_gradient(const BackwardProblem& problem, const Launch& 
 }  // namespace
 
 cudaError_t backward(const BackwardProblem& problem, const Launch& launch) {
-  if (launch.policy.resident.cluster > 0) return backward_resident(problem, launch);
+  if (launch.policy.resident.used()) return backward_resident(problem, launch);
   cudaError_t error = cudaSuccess;
   if (needs_sums(problem)) error = launch_reduce(problem, launch);
   if (error == cudaSuccess) error = launch_finish(problem, launch);

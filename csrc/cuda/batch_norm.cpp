@@ -27,9 +27,9 @@ cuda::KernelChoice requested_kernel() {
   const char* const name = std::getenv("TORCHBN_CUDA_KERNEL");
   if (name == nullptr) return cuda::kDefaultKernel;
   const std::optional<cuda::KernelChoice> choice = cuda::kernel_choice(name);
-  TORCH_CHECK_VALUE(choice.has_value(),
-                    "TORCHBN_CUDA_KERNEL must be split, resident or auto, but it is \"", name,
-                    "\"");
+  TORCH_CHECK_VALUE(
+      choice.has_value(),
+      "TORCHBN_CUDA_KERNEL must be split, resident, cooperative or auto, but it is \"", name, "\"");
   return *choice;
 }
 

@@ -44,27 +44,31 @@ LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_
   LaunchPolicy policy;
   policy.layout = extent.layout;
   int width = 1;
+  int64_t parts = 0;
   if (extent.layout == Layout::kChannelsFirst) {
     policy.channels_first = tile_channels_first(extent, dtype);
     divide_and_launch(policy.channels_first, device);
-    policy.parts = policy.channels_first.splits;
+    parts = policy.channels_first.splits;
     width = policy.channels_first.width;
   } else {
     policy.channels_last = tile_channels_last(extent, dtype, kTileColumns, kLongestRow);
     divide_and_launch(policy.channels_last, device);
-    policy.parts = policy.channels_last.splits * policy.channels_last.partial_row / extent.channels;
+    parts = policy.channels_last.splits * policy.channels_last.partial_row / extent.channels;
     width = policy.channels_last.width;
   }
   policy.aligned = is_aligned(address_bits, width, dtype);
-  if (!reduces) policy.parts = 0;
+  lay_out_workspace(policy, extent.channels, reduces ? parts : 0);
   policy.finish = finish_launch(extent.channels, policy.parts, device);
+  return policy;
+}
 
-  const auto partial_bytes = static_cast<size_t>(policy.parts * extent.channels * kSumsBytes);
+void lay_out_workspace(LaunchPolicy& policy, int64_t channels, int64_t parts) {
+  policy.parts = parts;
+  const auto partial_bytes = static_cast<size_t>(parts * channels * kSumsBytes);
   policy.coefficients_offset =
       (partial_bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
   policy.workspace_bytes =
-      policy.coefficients_offset + static_cast<size_t>(extent.channels * kCoefficientBytes);
-  return policy;
+      policy.coefficients_offset + static_cast<size_t>(channels * kCoefficientBytes);
 }
 
 bool is_aligned(uintptr_t address_bits, int width, DType dtype) {
@@ -74,6 +78,7 @@ bool is_aligned(uintptr_t address_bits, int width, DType dtype) {
 std::optional<KernelChoice> kernel_choice(std::string_view name) {
   if (name == "split") return KernelChoice::kSplit;
   if (name == "resident") return KernelChoice::kResident;
+  if (name == "cooperative") return KernelChoice::kCooperative;
   if (name == "auto") return KernelChoice::kAuto;
   return std::nullopt;
 }

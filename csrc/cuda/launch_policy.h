@@ -27,16 +27,17 @@ inline constexpr int64_t kSumsBytes = 16;
 inline constexpr int64_t kCoefficientBytes = 32;
 
 // Which kernels run. Split ones read a tensor once for its sums and once more to transform it.
-// Resident ones hold it in shared memory in between: one launch, one read. In evaluation, where the
-// input's gradient needs no sums, all choices but the split one make it while they sum.
-enum class KernelChoice : uint8_t { kSplit, kResident, kAuto };
+// Resident and cooperative ones hold it in shared memory in between: one launch, one read. In
+// evaluation, where the input's gradient needs no sums, all choices but the split one make it while
+// they sum.
+enum class KernelChoice : uint8_t { kSplit, kResident, kCooperative, kAuto };
 
 // What the other choices add has run on no GPU so far. The default becomes kAuto when it has been
 // measured on one: right on every shape that they accept, and faster than split ones
 // wherever the policy takes them.
 inline constexpr KernelChoice kDefaultKernel = KernelChoice::kSplit;
 
-// "split", "resident" or "auto"; nothing for other names.
+// "split", "resident", "cooperative" or "auto"; nothing for other names.
 std::optional<KernelChoice> kernel_choice(std::string_view name);
 
 // Merging partial sums and folding coefficients: `lanes` threads of a warp per channel.
@@ -45,15 +46,21 @@ struct FinishLaunch {
   int64_t grid = 1;
 };
 
-// A cluster of blocks holds all units of a group of channels, a block one of them.
+// The blocks that hold all units of a group of channels, a block one of them, are a cluster, or
+// where all blocks of the grid run at once, a team.
 struct ResidentLaunch {
-  int cluster = 0;  // blocks; 0 where the split kernels run
-  // In a block's dynamic shared memory: the vectors of each tensor, sums, then coefficients.
+  int cluster = 0;    // blocks; 0 where other kernels run
+  int team = 0;       // likewise
+  int64_t teams = 0;  // that hold a group each, and then the next ones
+  // In a block's dynamic shared memory: the vectors of each tensor, sums, then a cluster's
+  // coefficients.
   int64_t tensor_bytes = 0;
   int64_t sums_offset = 0;
   int64_t coefficients_offset = 0;
   int64_t shared_bytes = 0;
   int64_t shared_limit = 0;  // what kernels opt in to, always the same on a device
+
+  bool used() const { return cluster > 0 || team > 0; }
 };
 
 struct LaunchPolicy {
@@ -62,16 +69,19 @@ struct LaunchPolicy {
   ChannelsFirstTiling channels_first;
   ChannelsLastTiling channels_last;
   ResidentLaunch resident;
-  const char* reason = "";  // why resident or split kernels
+  const char* reason = "";  // why these kernels
   // In evaluation: the kernel that sums gradients up makes the input's of what it reads.
   bool maps_while_summing = false;
-  // From here on for split kernels alone. Partial sums, [parts, C] whatever the layout; none where
-  // nothing is reduced.
+  // From here on not for clusters. Partial sums, [parts, C] whatever the layout; none where nothing
+  // is reduced.
   int64_t parts = 0;
-  FinishLaunch finish;
   size_t coefficients_offset = 0;  // in the workspace; partial sums lie before
   size_t workspace_bytes = 0;
+  FinishLaunch finish;  // of the split kernels
 };
+
+// Lays out a workspace for partial sums and for coefficients.
+void lay_out_workspace(LaunchPolicy& policy, int64_t channels, int64_t parts);
 
 // Of the split kernels. `address_bits` is the bitwise or of the addresses of all tensors of the
 // extent's size.

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "cuda/cluster.cuh"
-#include "cuda/launch_policy.h"
+#include "cuda/kernels.h"
 #include "cuda/reduce.cuh"
 #include "cuda/transforms.h"
 #include "cuda/walk.h"
@@ -89,31 +89,43 @@ __device__ Sums merge_cluster(const Cluster& cluster, Sums* own) {
   return sums;
 }
 
+// Where a block keeps its part of a tensor, in its dynamic shared memory.
+template <typename Pass>
+__device__ typename Pass::Value* slots_of(unsigned char* storage, const ResidentLaunch& numbers,
+                                          int tensor) {
+  return reinterpret_cast<typename Pass::Value*>(storage + tensor * numbers.tensor_bytes);
+}
+
+// Brings a unit of all tensors to shared memory and sums it up. All threads of the block take part,
+// also those whose walk is empty; the sums are as merge_unit() leaves them.
+template <typename Pass, typename Slots, typename Tiling, typename Walk, typename Sums>
+__device__ void sum_parked(const Pass& pass, const Slots& slots, const Tiling& tiling,
+                           const ParkedWalk<Walk>& walk, Sums* sums) {
+  for (int t = 0; t < Pass::kTensors; ++t)
+    park<Pass::Reduction::kVectorWidth>(pass.tensor(t), slots(t), tiling, walk, pass.aligned);
+  wait_for_copies();
+  merge_unit(accumulate(pass.reduction(slots), tiling, walk), tiling, sums);
+}
+
 // A cluster per group of channels, a block per unit of it: the grid is groups * cluster. All
 // threads of a block take part to the end, also those without a vector. Every block finishes the
 // group for itself; the first one of the cluster stores what is to be stored.
 template <typename Walk, typename Pass, typename Tiling>
 __global__ void __launch_bounds__(kBlock, kMinBlocks)
     resident(const Pass pass, const Tiling tiling, const ResidentLaunch numbers) {
-  using Value = typename Pass::Value;
   using Sums = typename Pass::Reduction::Sums;
   using Coefficients = typename Pass::Transform::Coefficients;
   extern __shared__ Vector<unsigned char, kVectorBytes> shared[];
   unsigned char* const storage = shared->lane;
+  const auto slots = [&](int tensor) { return slots_of<Pass>(storage, numbers, tensor); };
   Sums* const sums = reinterpret_cast<Sums*>(storage + numbers.sums_offset);
   auto* const coefficients = reinterpret_cast<Coefficients*>(storage + numbers.coefficients_offset);
-  const auto slots = [&](int tensor) {
-    return reinterpret_cast<Value*>(storage + tensor * numbers.tensor_bytes);
-  };
 
   const Cluster cluster(numbers.cluster);
   const int64_t group = blockIdx.x / static_cast<unsigned>(cluster.size());
   const ParkedWalk<Walk> walk(tiling, cluster.rank() * tiling.groups() + group,
                               static_cast<int>(threadIdx.x));
-  for (int t = 0; t < Pass::kTensors; ++t)
-    park<Pass::Reduction::kVectorWidth>(pass.tensor(t), slots(t), tiling, walk, pass.aligned);
-  wait_for_copies();
-  merge_unit(accumulate(pass.reduction(slots), tiling, walk), tiling, sums);
+  sum_parked(pass, slots, tiling, walk, sums);
   cluster.sync();
 
   const int64_t first = tiling.first_channel(group);
@@ -127,38 +139,39 @@ __global__ void __launch_bounds__(kBlock, kMinBlocks)
   cluster.wait();
 }
 
-template <typename Walk, typename Pass, typename Tiling>
-cudaError_t launch_resident(const Pass& pass, const Tiling& tiling, const ResidentLaunch& numbers,
-                            cudaStream_t stream) {
-  const auto kernel = resident<Walk, Pass, Tiling>;
-  // More than 48 KiB are for those who ask. The kernel may be launched by several threads at once,
-  // so all of them ask for the same. Nothing is waited for: a graph may be captured.
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(numbers.shared_limit));
-  if (error != cudaSuccess) return error;
+// More than 48 KiB of shared memory are for those who ask. A kernel may be launched by several
+// threads at once, so all of them ask for the same. Nothing is waited for: a graph may be captured.
+template <typename Kernel>
+cudaError_t allow_shared(Kernel* kernel, const ResidentLaunch& numbers) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(numbers.shared_limit));
+}
 
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(numbers.cluster), 1, 1};
+template <typename Tiling>
+cudaLaunchConfig_t launch_config(const Tiling& tiling, const ResidentLaunch& numbers,
+                                 cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim = {static_cast<unsigned>(tiling.grid), 1, 1};
   config.blockDim = {static_cast<unsigned>(tiling.block), 1, 1};
   config.dynamicSmemBytes = static_cast<size_t>(numbers.shared_bytes);
   config.stream = stream;
+  return config;
+}
+
+template <typename Walk, typename Pass, typename Tiling>
+cudaError_t launch_resident(const Pass& pass, const Tiling& tiling, const Launch& launch) {
+  const auto kernel = resident<Walk, Pass, Tiling>;
+  const ResidentLaunch& numbers = launch.policy.resident;
+  const cudaError_t error = allow_shared(kernel, numbers);
+  if (error != cudaSuccess) return error;
+
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(numbers.cluster), 1, 1};
+  cudaLaunchConfig_t config = launch_config(tiling, numbers, launch.stream);
   config.attrs = &cluster;
   config.numAttrs = numbers.cluster > 1 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, pass, tiling, numbers);
-}
-
-template <typename Pass>
-cudaError_t launch_resident(const Pass& pass, const ChannelsFirstTiling& tiling,
-                            const ResidentLaunch& numbers, cudaStream_t stream) {
-  return launch_resident<ChannelsFirstWalk>(pass, tiling, numbers, stream);
-}
-template <typename Pass>
-cudaError_t launch_resident(const Pass& pass, const ChannelsLastTiling& tiling,
-                            const ResidentLaunch& numbers, cudaStream_t stream) {
-  return launch_resident<ChannelsLastWalk>(pass, tiling, numbers, stream);
 }
 
 }  // namespace torchbn::cuda

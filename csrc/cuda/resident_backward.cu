@@ -1,4 +1,5 @@
 #include "core/gradient.h"
+#include "cuda/cooperative.cuh"
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
 #include "cuda/resident.cuh"
@@ -48,8 +49,10 @@ struct BackwardPass {
 
 cudaError_t backward_resident(const BackwardProblem& problem, const Launch& launch) {
   return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
+    using Walk = WalkOver<std::decay_t<decltype(tiling)>>;
     const BackwardPass<T, kWidth> pass{problem, launch.policy.aligned};
-    return launch_resident(pass, tiling, launch.policy.resident, launch.stream);
+    return launch.policy.resident.team > 0 ? launch_cooperative<Walk>(pass, tiling, launch, nullptr)
+                                           : launch_resident<Walk>(pass, tiling, launch);
   });
 }
 

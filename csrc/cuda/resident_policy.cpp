@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <iterator>
+#include <limits>
 
 namespace torchbn::cuda {
 
@@ -47,56 +48,105 @@ void put(LaunchPolicy& policy, const ChannelsLastTiling& tiling) {
   policy.layout = Layout::kChannelsLast;
 }
 
-// Lays a unit out in shared memory. Where half the cluster has nothing to hold, a smaller one would
-// do as well.
+bool fills(const Candidate& candidate, const DeviceLimits& device) {
+  return candidate.blocks >= device.multiprocessors;
+}
+
+// Shared memory of a block where a multiprocessor holds two: one computes while the other waits for
+// memory.
+int64_t room_in_pairs(const DeviceLimits& device) {
+  return std::min(device.shared_per_multiprocessor / 2 - kSystemBytes, device.shared_per_block);
+}
+
+// Lays out a unit in shared memory. `blocks` of them are at work, if there is `room`.
 template <typename Tiling>
-Candidate place(const Problem& problem, Tiling tiling, int cluster, const DeviceLimits& device) {
+Candidate lay_out(const Problem& problem, const Tiling& tiling, ResidentLaunch launch,
+                  int64_t blocks, int64_t room, const DeviceLimits& device) {
   const auto value_bytes = static_cast<int64_t>(size_of(problem.dtype));
-  divide(tiling, cluster);
-  tiling.grid = tiling.groups() * cluster;
-  ResidentLaunch launch;
-  launch.cluster = cluster;
   launch.tensor_bytes = tiling.unit_vectors() * tiling.width * value_bytes;
   launch.sums_offset = problem.tensors * launch.tensor_bytes;
   launch.coefficients_offset = launch.sums_offset + sums_of(tiling) * kSumsBytes;
-  launch.shared_bytes = launch.coefficients_offset + tiling.channels_of(0) * kCoefficientBytes;
+  launch.shared_bytes = launch.coefficients_offset;
+  if (launch.cluster > 0) launch.shared_bytes += tiling.channels_of(0) * kCoefficientBytes;
   launch.shared_limit = device.shared_per_block;
 
   Candidate candidate;
   put(candidate.policy, tiling);
   candidate.policy.resident = launch;
   candidate.policy.aligned = is_aligned(problem.address_bits, tiling.width, problem.dtype);
-  if (2 * tiling.splits > cluster && launch.shared_bytes <= device.shared_per_block &&
-      tiling.grid <= device.max_grid)
-    candidate.blocks = tiling.units();
+  if (launch.shared_bytes <= room) candidate.blocks = blocks;
   return candidate;
 }
 
-bool fills(const Candidate& candidate, const DeviceLimits& device) {
-  return candidate.blocks >= device.multiprocessors;
-}
-
-// Two blocks on a multiprocessor: one computes while the other waits for memory.
-bool pairs(const Candidate& candidate, const DeviceLimits& device) {
-  return 2 * (candidate.policy.resident.shared_bytes + kSystemBytes) <=
-         device.shared_per_multiprocessor;
+// None where half the cluster would have nothing to hold: a smaller one does as well.
+template <typename Tiling>
+Candidate in_clusters(const Problem& problem, Tiling tiling, int cluster,
+                      const DeviceLimits& device) {
+  divide(tiling, cluster);
+  tiling.grid = tiling.groups() * cluster;
+  if (2 * tiling.splits <= cluster || tiling.grid > device.max_grid) return {};
+  ResidentLaunch launch;
+  launch.cluster = cluster;
+  return lay_out(problem, tiling, launch, tiling.units(), device.shared_per_block, device);
 }
 
 // The smallest cluster, and for it the first of the tilings, that fills the device in pairs of
 // blocks; where there is none, what makes most blocks.
-template <typename Tiling, size_t kCount>
-Candidate best(const Problem& problem, const std::array<Tiling, kCount>& tilings,
-               const DeviceLimits& device) {
-  Candidate found;
-  for (int cluster = 1; cluster <= device.max_cluster; cluster *= 2)
+struct BestClusters {
+  template <typename Tiling, size_t kCount>
+  Candidate operator()(const Problem& problem, const std::array<Tiling, kCount>& tilings,
+                       const DeviceLimits& device) const {
+    Candidate found;
+    for (int cluster = 1; cluster <= device.max_cluster; cluster *= 2)
+      for (const Tiling& tiling : tilings) {
+        if (!tiling.tiles_are_groups()) continue;
+        const Candidate other = in_clusters(problem, tiling, cluster, device);
+        const bool in_pairs = other.policy.resident.shared_bytes <= room_in_pairs(device);
+        if (other.blocks > 0 && fills(other, device) && in_pairs) return other;
+        if (other.blocks > found.blocks) found = other;
+      }
+    return found;
+  }
+};
+
+// `teams` share out the blocks that run at once, two on a multiprocessor.
+template <typename Tiling>
+Candidate in_teams(const Problem& problem, Tiling tiling, int64_t teams, int64_t blocks,
+                   const DeviceLimits& device) {
+  divide(tiling, blocks / teams);
+  tiling.grid = teams * tiling.splits;
+  ResidentLaunch launch;
+  launch.team = static_cast<int>(tiling.splits);
+  launch.teams = teams;
+  Candidate candidate =
+      lay_out(problem, tiling, launch, tiling.grid, room_in_pairs(device), device);
+  lay_out_workspace(candidate.policy, tiling.channels, launch.team);
+  return candidate;
+}
+
+// As few rounds as can be, since all blocks wait for each other in every one; among equals the
+// first of the tilings.
+struct BestTeams {
+  template <typename Tiling, size_t kCount>
+  Candidate operator()(const Problem& problem, const std::array<Tiling, kCount>& tilings,
+                       const DeviceLimits& device) const {
+    const int64_t blocks = std::min(2 * device.multiprocessors, device.max_grid);
+    Candidate found;
+    int64_t fewest = std::numeric_limits<int64_t>::max();
     for (const Tiling& tiling : tilings) {
       if (!tiling.tiles_are_groups()) continue;
-      const Candidate other = place(problem, tiling, cluster, device);
-      if (other.blocks > 0 && fills(other, device) && pairs(other, device)) return other;
-      if (other.blocks > found.blocks) found = other;
+      const int64_t groups = tiling.groups();
+      if (in_teams(problem, tiling, 1, blocks, device).blocks == 0) continue;
+      for (int64_t rounds = ceil_div(groups, blocks); rounds < fewest; ++rounds) {
+        const Candidate other = in_teams(problem, tiling, ceil_div(groups, rounds), blocks, device);
+        if (other.blocks == 0) continue;
+        found = other;
+        fewest = rounds;
+      }
     }
-  return found;
-}
+    return found;
+  }
+};
 
 template <typename F>
 std::array<ChannelsLastTiling, std::size(kTileColumns)> for_all_columns(const F& tile) {
@@ -105,7 +155,8 @@ std::array<ChannelsLastTiling, std::size(kTileColumns)> for_all_columns(const F&
   return tilings;
 }
 
-Candidate best(const Problem& problem, const DeviceLimits& device) {
+template <typename Best>
+Candidate find(const Best& best, const Problem& problem, const DeviceLimits& device) {
   const Extent& extent = problem.extent;
   const DType dtype = problem.dtype;
   if (extent.layout == Layout::kChannelsLast) {
@@ -126,41 +177,43 @@ Candidate best(const Problem& problem, const DeviceLimits& device) {
   return single.blocks > planes.blocks ? single : planes;
 }
 
-struct Verdict {
-  bool worthwhile;
-  const char* reason;
-};
-
-// With half of its multiprocessors a device still moves about all that its memory can, if every one
-// of them has its shared memory full of loads under way. Below half of the L2 cache, a second read
-// comes from there, and all multiprocessors are wanted for it.
-Verdict judge(const Problem& problem, int64_t blocks, const DeviceLimits& device) {
+// Why clusters pay; nothing where they don't. With half of its multiprocessors a device still moves
+// about all that its memory can, if every one of them has its shared memory full of loads under
+// way. Below half of the L2 cache, a second read comes from there, and all multiprocessors are
+// wanted for it.
+const char* reason_for_clusters(const Problem& problem, int64_t blocks,
+                                const DeviceLimits& device) {
   const int64_t bytes = problem.extent.numel() * static_cast<int64_t>(size_of(problem.dtype));
-  if (bytes <= kSmallTensor) return {true, "small: one launch"};
-  if (blocks >= device.multiprocessors) return {true, "one read"};
+  if (blocks == 0) return nullptr;
+  if (bytes <= kSmallTensor) return "small: one launch";
+  if (blocks >= device.multiprocessors) return "one read";
   if (2 * bytes > device.l2_bytes && 2 * blocks >= device.multiprocessors)
-    return {true, "one read, by half the device"};
-  return {false, "too few blocks"};
+    return "one read, by half the device";
+  return nullptr;
 }
 
 }  // namespace
 
 LaunchPolicy resident_or(LaunchPolicy split, const Extent& extent, DType dtype, int tensors,
                          uintptr_t address_bits, const DeviceLimits& device, KernelChoice choice) {
-  split.reason = "asked for";
-  if (choice == KernelChoice::kSplit) return split;
-
   const Problem problem{extent, dtype, tensors, address_bits};
-  Candidate found = best(problem, device);
-  if (found.blocks == 0) {
-    split.reason = "does not fit on chip";
-    return split;
+  const auto take = [](Candidate& candidate, const char* reason) {
+    candidate.policy.reason = reason;
+    return candidate.policy;
+  };
+  const bool automatic = choice == KernelChoice::kAuto;
+  split.reason = choice == KernelChoice::kSplit ? "asked for" : "does not fit on chip";
+  if (automatic || choice == KernelChoice::kResident) {
+    Candidate clusters = find(BestClusters{}, problem, device);
+    const char* const reason =
+        automatic ? reason_for_clusters(problem, clusters.blocks, device) : "asked for";
+    if (clusters.blocks > 0 && reason != nullptr) return take(clusters, reason);
   }
-  const Verdict verdict = choice == KernelChoice::kAuto ? judge(problem, found.blocks, device)
-                                                        : Verdict{true, "asked for"};
-  LaunchPolicy& policy = verdict.worthwhile ? found.policy : split;
-  policy.reason = verdict.reason;
-  return policy;
+  if (automatic || choice == KernelChoice::kCooperative) {
+    Candidate teams = find(BestTeams{}, problem, device);
+    if (teams.blocks > 0) return take(teams, automatic ? "one read, in teams" : "asked for");
+  }
+  return split;
 }
 
 }  // namespace torchbn::cuda

@@ -4,8 +4,8 @@
 
 namespace torchbn::cuda {
 
-// The policy of resident kernels that hold `tensors` tensors of the extent's size, where they
-// accept it and `choice` wants them; else `split`. Addresses as in choose_policy().
+// The policy of resident or cooperative kernels that hold `tensors` tensors of the extent's size,
+// where they accept it and `choice` wants them; else `split`. Addresses as in choose_policy().
 LaunchPolicy resident_or(LaunchPolicy split, const Extent& extent, DType dtype, int tensors,
                          uintptr_t address_bits, const DeviceLimits& device, KernelChoice choice);
 

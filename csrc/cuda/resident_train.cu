@@ -1,5 +1,6 @@
 #include "core/affine.h"
 #include "core/statistics.h"
+#include "cuda/cooperative.cuh"
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
 #include "cuda/resident.cuh"
@@ -55,12 +56,15 @@ __global__ void advance_counter(int64_t* counter) {
 
 cudaError_t train_resident(const TrainProblem& problem, const Launch& launch) {
   int64_t* const counter = problem.running.num_batches_tracked;
-  const bool afterwards = counts_afterwards(problem.running);
+  const bool in_teams = launch.policy.resident.team > 0;
+  const bool afterwards = !in_teams && counts_afterwards(problem.running);
   const cudaError_t error =
       with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-        const TrainPass<T, kWidth> pass{problem, afterwards ? nullptr : counter,
-                                        launch.policy.aligned};
-        return launch_resident(pass, tiling, launch.policy.resident, launch.stream);
+        using Walk = WalkOver<std::decay_t<decltype(tiling)>>;
+        TrainPass<T, kWidth> pass{problem, nullptr, launch.policy.aligned};
+        if (in_teams) return launch_cooperative<Walk>(pass, tiling, launch, counter);
+        if (!afterwards) pass.counter = counter;
+        return launch_resident<Walk>(pass, tiling, launch);
       });
   if (error != cudaSuccess || !afterwards) return error;
   advance_counter<<<1, 32, 0, launch.stream>>>(counter);

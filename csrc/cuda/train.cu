@@ -51,7 +51,7 @@ cudaError_t launch_finish(const TrainProblem& problem, const Launch& launch) {
 }  // namespace
 
 cudaError_t train(const TrainProblem& problem, const Launch& launch) {
-  if (launch.policy.resident.cluster > 0) return train_resident(problem, launch);
+  if (launch.policy.resident.used()) return train_resident(problem, launch);
   cudaError_t error = launch_reduce(problem, launch);
   if (error == cudaSuccess) error = launch_finish(problem, launch);
   if (error == cudaSuccess)

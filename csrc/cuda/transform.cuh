@@ -19,18 +19,10 @@ __global__ void __launch_bounds__(kBlock)
     apply_transform(op, tiling, Walk(tiling, unit, static_cast<int>(threadIdx.x)));
 }
 
-template <typename Transform>
-cudaError_t launch_transform(const Transform& op, const ChannelsFirstTiling& tiling,
-                             int64_t* counter, cudaStream_t stream) {
-  transform<ChannelsFirstWalk>
-      <<<static_cast<unsigned>(tiling.grid), tiling.block, 0, stream>>>(op, tiling, counter);
-  return cudaGetLastError();
-}
-
-template <typename Transform>
-cudaError_t launch_transform(const Transform& op, const ChannelsLastTiling& tiling,
-                             int64_t* counter, cudaStream_t stream) {
-  transform<ChannelsLastWalk>
+template <typename Transform, typename Tiling>
+cudaError_t launch_transform(const Transform& op, const Tiling& tiling, int64_t* counter,
+                             cudaStream_t stream) {
+  transform<WalkOver<Tiling>>
       <<<static_cast<unsigned>(tiling.grid), tiling.block, 0, stream>>>(op, tiling, counter);
   return cudaGetLastError();
 }

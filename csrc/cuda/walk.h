@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/host_device.h"
 #include "cuda/tilings.h"
@@ -108,6 +109,10 @@ struct ChannelsLastWalk {
   TORCHBN_HOST_DEVICE int64_t from() const { return next; }
   TORCHBN_HOST_DEVICE bool empty() const { return left == 0 && short_vector == 0; }
 };
+
+template <typename Tiling>
+using WalkOver = std::conditional_t<std::is_same_v<Tiling, ChannelsFirstTiling>, ChannelsFirstWalk,
+                                    ChannelsLastWalk>;
 
 // A walk over vectors that lie in shared memory, where `next` is still their place in the tensor.
 // Every thread keeps its own ones there, `pitch` vectors apart and next to its neighbours': so it

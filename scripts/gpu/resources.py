@@ -108,9 +108,10 @@ def table(kernels, version):
     lines = [
         "# What the kernels take", "",
         "Registers per thread, static shared memory per block (from sm_90 on with the kilobyte that",
-        "the system takes) and blocks of 256 threads that a multiprocessor holds; of resident kernels",
-        "as many as their dynamic shared memory lets it, which is not counted here. Written by",
-        f"`python scripts/gpu/resources.py --write` from a build with nvcc {version}.", "",
+        "the system takes) and blocks of 256 threads that a multiprocessor holds; of resident and",
+        "cooperative kernels as many as their dynamic shared memory lets it, which is not counted",
+        "here. Written by `python scripts/gpu/resources.py --write` from a build with",
+        f"nvcc {version}.", "",
         "| kernel | " + " | ".join(targets) + " |", "|---|" + "---|" * len(targets)]
     lines += [f"| `{name}` | " + " | ".join(cell(t, usages.get(t)) for t in targets) + " |"
               for name, usages in sorted(kernels.items())]

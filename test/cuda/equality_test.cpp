@@ -163,7 +163,7 @@ TEST_P(BatchNormCuda, UnknownKernelsAreRefused) {
     FAIL();
   } catch (const c10::Error& error) {
     EXPECT_NE(std::string(error.what())
-                  .find("TORCHBN_CUDA_KERNEL must be split, resident or auto, "
+                  .find("TORCHBN_CUDA_KERNEL must be split, resident, cooperative or auto, "
                         "but it is \"fastest\""),
               std::string::npos);
   }

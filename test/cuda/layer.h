@@ -47,7 +47,7 @@ class Kernels {
 };
 
 inline const std::vector<std::string>& all_kernels() {
-  static const std::vector<std::string> names = {"split", "resident"};
+  static const std::vector<std::string> names = {"split", "resident", "cooperative"};
   return names;
 }
 

@@ -153,14 +153,18 @@ Extent extent(int64_t batch, const Shape& shape, bool channels_last) {
           channels_last ? Layout::kChannelsLast : Layout::kChannelsFirst};
 }
 
-// Groups of channels x blocks of a cluster, and the shared memory of a block.
+// Groups of channels x blocks of a cluster, or groups / teams x blocks of a team, and the shared
+// memory of a block.
 std::string describe(const LaunchPolicy& policy) {
   const ResidentLaunch& launch = policy.resident;
-  if (launch.cluster == 0) return fmt::format("split: {}", policy.reason);
+  if (!launch.used()) return fmt::format("split: {}", policy.reason);
   const int64_t groups = policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
                                                                  : policy.channels_last.groups();
-  return fmt::format("{} x {}, {} KiB: {}", groups, launch.cluster,
-                     (launch.shared_bytes + kKiB - 1) / kKiB, policy.reason);
+  const int64_t kib = (launch.shared_bytes + kKiB - 1) / kKiB;
+  if (launch.team > 0)
+    return fmt::format("{} / {} x {}, {} KiB: {}", groups, launch.teams, launch.team, kib,
+                       policy.reason);
+  return fmt::format("{} x {}, {} KiB: {}", groups, launch.cluster, kib, policy.reason);
 }
 
 template <typename F>
@@ -196,10 +200,26 @@ template <typename Tiling>
 void expect_consistent(const LaunchPolicy& policy, const Tiling& tiling, DType dtype, int tensors,
                        const DeviceLimits& device) {
   const ResidentLaunch& launch = policy.resident;
-  EXPECT_LE(launch.cluster, device.max_cluster);
-  EXPECT_LE(tiling.splits, launch.cluster);
-  EXPECT_GT(2 * tiling.splits, launch.cluster) << "half of the blocks have nothing to do";
-  EXPECT_EQ(tiling.grid, tiling.groups() * launch.cluster);
+  if (launch.team > 0) {
+    EXPECT_EQ(launch.cluster, 0);
+    EXPECT_EQ(tiling.splits, launch.team);
+    EXPECT_EQ(tiling.grid, launch.teams * launch.team);
+    EXPECT_LE(launch.teams, tiling.groups());
+    // All blocks must run at once.
+    EXPECT_LE(tiling.grid, 2 * device.multiprocessors);
+    EXPECT_LE(2 * (launch.shared_bytes + kKiB), device.shared_per_multiprocessor);
+    EXPECT_EQ(policy.parts, launch.team);
+    EXPECT_EQ(policy.coefficients_offset % 256, 0u);
+    EXPECT_GE(int64_t(policy.coefficients_offset), policy.parts * tiling.channels * kSumsBytes);
+    EXPECT_EQ(int64_t(policy.workspace_bytes - policy.coefficients_offset),
+              tiling.channels * kCoefficientBytes);
+  } else {
+    EXPECT_LE(launch.cluster, device.max_cluster);
+    EXPECT_LE(tiling.splits, launch.cluster);
+    EXPECT_GT(2 * tiling.splits, launch.cluster) << "half of the blocks have nothing to do";
+    EXPECT_EQ(tiling.grid, tiling.groups() * launch.cluster);
+    EXPECT_EQ(policy.workspace_bytes, 0u);
+  }
   EXPECT_LE(tiling.grid, device.max_grid);
   EXPECT_GE(launch.tensor_bytes, tiling.unit_vectors() * tiling.width * int64_t(size_of(dtype)));
   EXPECT_EQ(launch.sums_offset, tensors * launch.tensor_bytes);
@@ -207,7 +227,6 @@ void expect_consistent(const LaunchPolicy& policy, const Tiling& tiling, DType d
   EXPECT_EQ(launch.coefficients_offset % kVectorBytes, 0);
   EXPECT_LE(launch.shared_bytes, device.shared_per_block);
   EXPECT_EQ(launch.shared_limit, device.shared_per_block);
-  EXPECT_EQ(policy.workspace_bytes, 0u);
   int64_t channels = 0;
   for (int64_t group = 0; group < tiling.groups(); ++group) {
     EXPECT_EQ(tiling.first_channel(group), channels);
@@ -218,12 +237,13 @@ void expect_consistent(const LaunchPolicy& policy, const Tiling& tiling, DType d
 
 TEST(ResidentPolicy, NumbersFitTheDevice) {
   for (const Device& device : kDevices)
-    for (const KernelChoice choice : {KernelChoice::kAuto, KernelChoice::kResident})
+    for (const KernelChoice choice :
+         {KernelChoice::kAuto, KernelChoice::kResident, KernelChoice::kCooperative})
       for_every_shape([&](const Net& net, const Extent& e, DType dtype, bool forward) {
         SCOPED_TRACE(testing::Message() << device.name << ", " << net.name << ", N" << e.batch
                                         << " C" << e.channels << " S" << e.spatial);
         const LaunchPolicy policy = choose(e, dtype, forward, device.limits, choice);
-        if (policy.resident.cluster == 0) return;
+        if (!policy.resident.used()) return;
         const int tensors = forward ? 1 : 2;
         if (policy.layout == Layout::kChannelsFirst)
           expect_consistent(policy, policy.channels_first, dtype, tensors, device.limits);
@@ -269,16 +289,41 @@ TEST(ResidentPolicy, TakesTheSmallestClusterThatFillsTheDeviceInPairs) {
   EXPECT_EQ(cluster({128, 1024, square(14), Layout::kChannelsLast}, DType::kBFloat16), 8);
 }
 
+// What no cluster holds, and few channels that no cluster spreads over the device.
+TEST(ResidentPolicy, HoldsInTeams) {
+  const auto rounds = [](const Extent& e, DType dtype, bool forward) -> int64_t {
+    const LaunchPolicy policy = choose(e, dtype, forward, kH100);
+    if (policy.resident.team == 0) return 0;
+    return ceil_div(policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
+                                                            : policy.channels_last.groups(),
+                    policy.resident.teams);
+  };
+  const Extent stem{128, 64, square(112), Layout::kChannelsFirst};  // 6 MiB a channel
+  EXPECT_EQ(rounds(stem, DType::kFloat32, true), 16);
+  EXPECT_EQ(rounds(stem, DType::kFloat32, false), 32);
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+    EXPECT_EQ(rounds({20, 6, 65536, layout}, DType::kFloat16, true), 1);
+    EXPECT_EQ(rounds({64, 1, square(224), layout}, DType::kFloat32, true), 1);
+    EXPECT_EQ(rounds({64, 1, square(224), layout}, DType::kFloat32, false), 1);
+    EXPECT_EQ(rounds({8, 3, square(512), layout}, DType::kFloat32, true), 1);
+  }
+  EXPECT_EQ(rounds({8, 3, square(512), Layout::kChannelsFirst}, DType::kFloat32, false), 3);
+  EXPECT_EQ(rounds({32, 64, square(56), Layout::kChannelsLast}, DType::kFloat32, true), 1);
+  EXPECT_EQ(rounds({32, 64, square(56), Layout::kChannelsLast}, DType::kFloat32, false), 2);
+  // Where clusters hold it, they meet sooner.
+  EXPECT_EQ(rounds({32, 256, square(56), Layout::kChannelsFirst}, DType::kFloat32, true), 0);
+}
+
 TEST(ResidentPolicy, SaysWhy) {
   const auto reason = [](const Extent& e, bool forward = true,
                          KernelChoice choice = KernelChoice::kAuto) {
     return std::string(choose(e, DType::kFloat32, forward, kH100, choice).reason);
   };
-  EXPECT_EQ(reason({256, 64, square(112), Layout::kChannelsFirst}), "does not fit on chip");
+  EXPECT_EQ(reason({1000000, 64, 1, Layout::kChannelsLast}), "does not fit on chip");
   EXPECT_EQ(reason({64, 1001, 1, Layout::kChannelsLast}), "does not fit on chip");
   EXPECT_EQ(reason({32, 256, square(56), Layout::kChannelsFirst}), "one read");
   EXPECT_EQ(reason({8, 3, 100, Layout::kChannelsFirst}), "small: one launch");
-  EXPECT_EQ(reason({64, 4, 4096, Layout::kChannelsFirst}), "too few blocks");
+  EXPECT_EQ(reason({64, 4, 4096, Layout::kChannelsFirst}), "one read, in teams");
   EXPECT_EQ(reason({64, 4, 4096, Layout::kChannelsFirst}, true, KernelChoice::kResident),
             "asked for");
   EXPECT_EQ(reason({8, 3, 100, Layout::kChannelsFirst}, true, KernelChoice::kSplit), "asked for");
@@ -317,30 +362,33 @@ TEST(ResidentPolicy, DoesWithoutClusters) {
 TEST(ResidentPolicy, IsNotTheDefaultYet) {
   TrainProblem problem;
   problem.extent = {32, 256, 196, Layout::kChannelsFirst};
-  EXPECT_EQ(choose_policy(problem, kH100).resident.cluster, 0);
+  EXPECT_FALSE(choose_policy(problem, kH100).resident.used());
   EXPECT_GT(choose_policy(problem, kH100, KernelChoice::kAuto).resident.cluster, 0);
 }
 
 // One pass over what is read is all that evaluation, and parameters' gradients alone, need.
 TEST(ResidentPolicy, IsForWhatWouldBeReadTwice) {
-  InferenceProblem inference;
-  inference.extent = {32, 256, 196, Layout::kChannelsFirst};
-  EXPECT_EQ(choose_policy(inference, kH100, KernelChoice::kResident).resident.cluster, 0);
-  float value = 0;
-  BackwardProblem backward;
-  backward.extent = inference.extent;
-  backward.training = true;
-  backward.grad_weight.data = &value;
-  EXPECT_EQ(choose_policy(backward, kH100, KernelChoice::kResident).resident.cluster, 0);
-  backward.grad_input = &value;
-  EXPECT_GT(choose_policy(backward, kH100, KernelChoice::kResident).resident.cluster, 0);
-  backward.training = false;
-  EXPECT_EQ(choose_policy(backward, kH100, KernelChoice::kResident).resident.cluster, 0);
+  for (const KernelChoice choice : {KernelChoice::kResident, KernelChoice::kCooperative}) {
+    InferenceProblem inference;
+    inference.extent = {32, 256, 196, Layout::kChannelsFirst};
+    EXPECT_FALSE(choose_policy(inference, kH100, choice).resident.used());
+    float value = 0;
+    BackwardProblem backward;
+    backward.extent = inference.extent;
+    backward.training = true;
+    backward.grad_weight.data = &value;
+    EXPECT_FALSE(choose_policy(backward, kH100, choice).resident.used());
+    backward.grad_input = &value;
+    EXPECT_TRUE(choose_policy(backward, kH100, choice).resident.used());
+    backward.training = false;
+    EXPECT_FALSE(choose_policy(backward, kH100, choice).resident.used());
+  }
 }
 
 TEST(ResidentPolicy, ChoicesHaveNames) {
   EXPECT_EQ(kernel_choice("split"), KernelChoice::kSplit);
   EXPECT_EQ(kernel_choice("resident"), KernelChoice::kResident);
+  EXPECT_EQ(kernel_choice("cooperative"), KernelChoice::kCooperative);
   EXPECT_EQ(kernel_choice("auto"), KernelChoice::kAuto);
   for (const char* name : {"", "Split", "auto ", "1"}) EXPECT_FALSE(kernel_choice(name)) << name;
 }

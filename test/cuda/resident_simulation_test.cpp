@@ -1,5 +1,5 @@
-// The resident kernels as they are on a simulated device, whose clusters run interleaved and whose
-// copies to shared memory land late. See simulated/device.h.
+// The resident and cooperative kernels as they are on a simulated device, whose clusters run
+// interleaved and whose copies to shared memory land late. See simulated/device.h.
 
 #include <gtest/gtest.h>
 
@@ -165,6 +165,109 @@ TEST_P(ResidentKernels, ConstantChannelsBecomeTheirBias) {
   }
 }
 
+// A device of `multiprocessors` that hold two blocks of some `room` bytes each.
+cuda::DeviceLimits with_teams(int64_t multiprocessors, int64_t room) {
+  cuda::DeviceLimits device{multiprocessors};
+  device.shared_per_block = room;
+  device.shared_per_multiprocessor = 2 * (room + 1024);
+  return device;
+}
+
+SimulatedCall cooperative_call(const Extent& e, DType dtype, int64_t multiprocessors, int64_t room,
+                               double mean = 3, int64_t offset = 0) {
+  SimulatedCall call(e, dtype, normal(e.numel(), mean, 2, 1), offset);
+  call.device = with_teams(multiprocessors, room);
+  call.choice = KernelChoice::kCooperative;
+  return call;
+}
+
+class CooperativeKernels : public KernelTest {
+ protected:
+  // Checks a shape misaligned or not, with a constant and a cumulative momentum, and in how many
+  // rounds it is done forward and backward.
+  void check(const std::array<int64_t, 3>& shape, int64_t multiprocessors, int64_t room,
+             const std::array<int64_t, 2>& rounds) {
+    for (const int64_t offset : {0, 1}) {
+      const Extent e = extent(shape[0], shape[1], shape[2]);
+      SimulatedCall call = cooperative_call(e, dtype(), multiprocessors, room, 3, offset);
+      call.cumulative = offset == 0;
+      check_simulated(call, offset);
+      call.train();
+      EXPECT_EQ(rounds_of(call), rounds[0]) << describe(e, dtype());
+      call.backward(true);
+      EXPECT_EQ(rounds_of(call), rounds[1]) << describe(e, dtype());
+    }
+  }
+
+ private:
+  // Of the last call; 0 where it was none in teams.
+  static int64_t rounds_of(const SimulatedCall& call) {
+    const cuda::LaunchPolicy& policy = call.policy;
+    const cuda::ResidentLaunch& numbers = policy.resident;
+    if (numbers.team == 0) return 0;
+    EXPECT_LE(numbers.team * numbers.teams, 2 * call.device.multiprocessors);
+    return cuda::ceil_div(policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
+                                                                  : policy.channels_last.groups(),
+                          numbers.teams);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(All, CooperativeKernels, every_layout_and_dtype(), name_of_kernel_test);
+
+// One channel and several, with a team each; odd planes; a tensor that ends within a vector.
+TEST_P(CooperativeKernels, AllAtOnce) {
+  constexpr int64_t kEnough = 1 << 20;
+  check({1, 1, 16411}, 3, kEnough, {1, 1});
+  check({33, 3, 129}, 3, kEnough, {1, 1});
+  check({2, 1, 1}, 1, kEnough, {1, 1});
+  check({3, 5, 49}, 3, kEnough, {1, 1});
+  check({300, 5, 4}, 4, kEnough, {1, 1});
+}
+
+// More groups than teams: all of them have one in the last round, or some have none.
+TEST_P(CooperativeKernels, InRounds) {
+  const auto bytes = static_cast<int64_t>(size_of(dtype()));
+  if (layout() == Layout::kChannelsFirst) {
+    // Channels of 80 KiB, for four blocks: in teams of four, of two or alone.
+    check({5, 3, 16384 / bytes}, 2, 48000, {2, 3});
+    check({5, 3, 16384 / bytes}, 2, 88000, {1, 2});
+    check({3, 9, 64}, 2, 1 << 20, {3, 3});
+    return;
+  }
+  // Three tiles of four vectors, or two of six.
+  check({40, 3 * 4 * cuda::kVectorBytes / bytes, 80}, 2, 124000, {2, 3});
+}
+
+TEST_P(CooperativeKernels, EverySubsetOfGradients) {
+  SimulatedCall all = cooperative_call(extent(36, 2, 1000), dtype(), 2, 4 << 20);
+  simulated::set_order(Order::kForward);
+  all.train();
+  const SimulatedCall before = all;
+  all.backward(true);
+  ASSERT_GT(all.policy.resident.team, 0);
+  for (int subset = 0; subset < 8; ++subset) {
+    SimulatedCall some = before;
+    some.backward(true, subset & 1, subset & 2, subset & 4);
+    EXPECT_EQ(some.policy.resident.team > 0, (subset & 1) != 0);
+    EXPECT_TRUE(some.dx.same_bits(subset & 1 ? all.dx : before.dx)) << subset;
+    if (!(subset & 1)) continue;
+    EXPECT_TRUE(some.dw.same_bits(subset & 2 ? all.dw : before.dw)) << subset;
+    EXPECT_TRUE(some.db.same_bits(subset & 4 ? all.db : before.db)) << subset;
+  }
+}
+
+TEST_P(CooperativeKernels, OneLaunchPerDirection) {
+  for (const bool cumulative : {false, true}) {
+    SimulatedCall call = cooperative_call(extent(8, 6, 100), dtype(), 4, 1 << 20);
+    call.cumulative = cumulative;
+    const int before = simulated::launches();
+    call.train();
+    EXPECT_EQ(simulated::launches(), before + 1);
+    call.backward(true);
+    EXPECT_EQ(simulated::launches(), before + 2);
+    EXPECT_EQ(call.counter, 5);
+  }
+}
+
 // Every wait of a kernel but the named ones is needed: left out, results change, depend on who is
 // first, or the device notices.
 void expect_needed(SimulatedCall call, bool forward, Wait wait, const std::vector<int>& needed) {
@@ -172,7 +275,7 @@ void expect_needed(SimulatedCall call, bool forward, Wait wait, const std::vecto
   if (!forward) call.train();
   SimulatedCall right = call;
   forward ? right.train() : right.backward(true);
-  ASSERT_GT(right.policy.resident.cluster, 0);
+  ASSERT_TRUE(right.policy.resident.used());
   for (const int nth : needed) {
     bool noticed = false;
     for (const Order order : {Order::kForward, Order::kBackward, Order::kShuffled}) {
@@ -216,6 +319,13 @@ TEST(ResidentWaits, AreAllNeeded) {
     for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
       const SimulatedCall shared = resident_call({8, 2, 4096, layout}, DType::kFloat32, 2);
       expect_needed(shared, forward, Wait::kForCluster, {0, 1});
+      // Before the teams' sums are read, and before values are transformed, in one round or two.
+      const bool in_one = forward || layout == Layout::kChannelsLast;
+      const SimulatedCall teams =
+          cooperative_call({5, 2, 4096, layout}, DType::kFloat32, 1,
+                           layout == Layout::kChannelsFirst ? 88000 : 1 << 20);
+      expect_needed(teams, forward, Wait::kForCluster,
+                    in_one ? std::vector{0, 1} : std::vector{0, 1, 2, 3});
     }
   }
 }

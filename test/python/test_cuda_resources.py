@@ -15,15 +15,19 @@ import resources  # noqa: E402
 WIDTHS = {"float": (1, 4), "double": (1, 2), "BFloat16": (1, 4, 8), "Float16": (1, 4, 8)}
 REDUCTIONS = "MomentReduction", "GradientReduction", "EvaluationReduction"
 TRANSFORMS = "Normalize", "InputGradient"
-PASSES = "TrainPass", "BackwardPass"  # of resident kernels
-MAIN = "reduce|transform|resident"
+PASSES = "TrainPass", "BackwardPass"  # of resident and cooperative kernels
+MAIN = "reduce|transform|resident|cooperative"
 
-# Bytes of stack that are known of. The compiler keeps eight pairs of double sums here, and runs out
-# of registers by two; fewer vectors in flight would spare them, at a cost that is not measured.
+# Bytes of stack that are known of. The compiler keeps eight pairs of double sums here, or 32 values
+# at once, and runs out of registers by a few, in cooperative kernels for what outlives a round;
+# fewer vectors in flight would spare them, at a cost that is not measured.
 KNOWN_STACK = {("reduce_channels_last<GradientReduction<BFloat16, 8>>", "sm_120"): 8,
                ("reduce_channels_last<GradientReduction<Float16, 8>>", "sm_120"): 8,
                ("reduce_channels_last<EvaluationReduction<BFloat16, 8>>", "sm_120"): 8,
-               ("reduce_channels_last<EvaluationReduction<Float16, 8>>", "sm_120"): 8}
+               ("reduce_channels_last<EvaluationReduction<Float16, 8>>", "sm_120"): 8,
+               ("cooperative<ChannelsFirstWalk, TrainPass<BFloat16, 8>>", "sm_80"): 48,
+               ("cooperative<ChannelsLastWalk, TrainPass<BFloat16, 8>>", "sm_80"): 40,
+               ("cooperative<ChannelsLastWalk, TrainPass<BFloat16, 8>>", "sm_90a"): 24}
 
 
 def all_kernels():
@@ -33,7 +37,8 @@ def all_kernels():
         for op in REDUCTIONS:
             yield from (f"reduce_channels_first<{op}<{value}, {w}>>" for w in widths)
             yield f"reduce_channels_last<{op}<{value}, {full}>>"
-        for kernel, ops in (("transform", TRANSFORMS), ("resident", PASSES)):
+        for kernel, ops in (("transform", TRANSFORMS), ("resident", PASSES),
+                            ("cooperative", PASSES)):
             for op in ops:
                 yield from (f"{kernel}<ChannelsFirstWalk, {op}<{value}, {w}>>" for w in widths)
                 yield f"{kernel}<ChannelsLastWalk, {op}<{value}, {full}>>"

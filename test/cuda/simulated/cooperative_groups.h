@@ -1,6 +1,7 @@
 #pragma once
 
-// As cuda_runtime_api.h: clusters of blocks.
+// As cuda_runtime_api.h: clusters of blocks, and a grid whose blocks all run at once, which is
+// simulated as a large cluster.
 
 #include "cuda/simulated/device.h"
 
@@ -18,6 +19,17 @@ struct cluster_group {
 };
 
 inline cluster_group this_cluster() {
+  return {};
+}
+
+struct grid_group {
+  static void sync() {
+    torchbn::simulated::arrive_at_cluster();
+    torchbn::simulated::wait_for_cluster();
+  }
+};
+
+inline grid_group this_grid() {
   return {};
 }
 

@@ -32,11 +32,15 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeClusterDimension,
+  cudaLaunchAttributeCooperative,
+};
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
     dim3 clusterDim;
+    int cooperative;
   } val;
 };
 struct cudaLaunchConfig_t {
@@ -49,10 +53,14 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Parameters... arguments) {
-  const unsigned cluster = config->numAttrs > 0 ? config->attrs->val.clusterDim.x : 1;
+  unsigned together = 1;
+  if (config->numAttrs > 0)
+    together = config->attrs->id == cudaLaunchAttributeCooperative
+                   ? config->gridDim.x
+                   : config->attrs->val.clusterDim.x;
   torchbn::simulated::launch(
       config->gridDim.x, static_cast<int>(config->blockDim.x), config->dynamicSmemBytes,
-      config->stream, [&] { kernel(arguments...); }, cluster);
+      config->stream, [&] { kernel(arguments...); }, together);
   return cudaSuccess;
 }
 

@@ -25,7 +25,7 @@ namespace {
 constexpr unsigned kWarp = 32;
 constexpr size_t kStackBytes = size_t{64} << 10;
 constexpr size_t kMaxExchanged = 16;
-constexpr unsigned kMaxCluster = 16;
+constexpr unsigned kMaxCluster = 16;    // unless it is the grid
 constexpr size_t kGuard = 256;          // bytes on either side of shared memory
 constexpr unsigned char kUnset = 0xff;  // NaN in every type
 
@@ -244,7 +244,7 @@ void leave_out(Wait wait, int nth) {
 void launch(unsigned grid, int block, size_t dynamic_shared, void* stream,
             const std::function<void()>& kernel, unsigned cluster) {
   if (grid < 1 || block < 32 || block > 1024 || block % 32 != 0 || stream != nullptr ||
-      cluster < 1 || cluster > kMaxCluster || grid % cluster != 0)
+      cluster < 1 || (cluster > kMaxCluster && cluster != grid) || grid % cluster != 0)
     throw std::invalid_argument("no such launch is simulated");
   ++device.launches;
   gridDim.x = grid;

@@ -1,0 +1,125 @@
+#pragma once
+
+#include <cooperative_groups.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "cuda/kernels.h"
+#include "cuda/reduce.cuh"
+#include "cuda/resident.cuh"
+#include "cuda/transforms.h"
+#include "cuda/walk.h"
+#include "cuda/workspace.h"
+
+namespace torchbn::cuda {
+
+// As resident kernels, for groups of channels that are too large for a cluster, or too few to fill
+// the device with clusters. All blocks run at once and hold as many groups as fit on the device, a
+// team of them each; then the next ones. Teams meet in global memory: their sums lie there as those
+// of the split kernels do, with a row for every block of a team.
+
+// Finishes the channels [begin, end), a warp of the grid each. Teams share this work, because every
+// one of their blocks adds to the sums.
+template <typename Pass, typename Sums, typename Coefficients>
+__device__ void finish_in_warps(const Pass& pass, const Sums* partials, int64_t parts,
+                                int64_t channels, int64_t begin, int64_t end,
+                                Coefficients* coefficients) {
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  for (int64_t channel = begin + int64_t{blockIdx.x} * warps + warp; channel < end;
+       channel += int64_t{gridDim.x} * warps) {
+    const Sums merged = merge_parts(partials, parts, channels, channel, 32);
+    if (threadIdx.x % 32 == 0) coefficients[channel] = pass.finish(channel, merged, true);
+  }
+}
+
+// What a block does in the round that begins with the group `first`.
+template <typename Tiling>
+struct Share {
+  int64_t rank;   // in its team
+  int64_t group;  // past the last one where the team has none
+  int64_t unit;   // likewise: its walks are empty
+
+  __device__ Share(const Tiling& tiling, const ResidentLaunch& numbers, int64_t first) {
+    const auto teams = static_cast<unsigned>(numbers.teams);
+    const unsigned block = anew(blockIdx.x);
+    rank = block / teams;
+    group = first + block % teams;
+    unit = group < tiling.groups() ? rank * tiling.groups() + group : tiling.units();
+  }
+
+  // A number of which the compiler knows nothing: what follows from it is computed again where it
+  // is needed again, since there are no registers to keep it in.
+  static __device__ unsigned anew(unsigned number) {
+    asm volatile("" : "+r"(number));
+    return number;
+  }
+};
+
+// Leaves a block's sums of its group where those of the other blocks are.
+template <typename Tiling, typename Sums>
+__device__ void publish(const Tiling& tiling, const Share<Tiling>& share, const Sums* sums,
+                        Sums* partials) {
+  if (share.group >= tiling.groups()) return;
+  Sums* const to = partials + share.rank * tiling.channels + tiling.first_channel(share.group);
+  const int channels = static_cast<int>(tiling.channels_of(share.group));
+  for (int i = static_cast<int>(threadIdx.x); i < channels; i += static_cast<int>(blockDim.x))
+    to[i] = sums[i * tiling.sums_apart()];
+}
+
+// The grid is teams * team. The counter is advanced when all channels have read what they need of
+// it.
+template <typename Walk, typename Pass, typename Tiling>
+__global__ void __launch_bounds__(kBlock, kMinBlocks)
+    cooperative(const Pass pass, const Tiling tiling, const ResidentLaunch numbers,
+                typename Pass::Reduction::Sums* partials,
+                typename Pass::Transform::Coefficients* coefficients, int64_t* counter) {
+  extern __shared__ Vector<unsigned char, kVectorBytes> shared[];
+  unsigned char* const storage = shared->lane;
+  const auto slots = [&](int tensor) { return slots_of<Pass>(storage, numbers, tensor); };
+  auto* const sums =
+      reinterpret_cast<typename Pass::Reduction::Sums*>(storage + numbers.sums_offset);
+  const auto walk = [&](int64_t first) {
+    return ParkedWalk<Walk>(tiling, Share<Tiling>(tiling, numbers, first).unit,
+                            static_cast<int>(Share<Tiling>::anew(threadIdx.x)));
+  };
+
+  for (int64_t first = 0; first < tiling.groups(); first += numbers.teams) {
+    sum_parked(pass, slots, tiling, walk(first), sums);
+    __syncthreads();
+    publish(tiling, Share<Tiling>(tiling, numbers, first), sums, partials);
+    cooperative_groups::this_grid().sync();
+
+    const int64_t next = first + numbers.teams;
+    finish_in_warps(pass, partials, numbers.team, tiling.channels, tiling.first_channel(first),
+                    next < tiling.groups() ? tiling.first_channel(next) : tiling.channels,
+                    coefficients);
+    cooperative_groups::this_grid().sync();
+    apply_transform(pass.transform(slots, coefficients, 0), tiling, walk(first));
+    // Nobody has to wait, but the compiler would mix two rounds and run out of registers.
+    __syncthreads();
+  }
+  if (counter != nullptr && blockIdx.x == 0 && threadIdx.x == 0) ++*counter;
+}
+
+template <typename Walk, typename Pass, typename Tiling>
+cudaError_t launch_cooperative(const Pass& pass, const Tiling& tiling, const Launch& launch,
+                               int64_t* counter) {
+  const auto kernel = cooperative<Walk, Pass, Tiling>;
+  const ResidentLaunch& numbers = launch.policy.resident;
+  const cudaError_t error = allow_shared(kernel, numbers);
+  if (error != cudaSuccess) return error;
+
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  cudaLaunchConfig_t config = launch_config(tiling, numbers, launch.stream);
+  config.attrs = &together;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, pass, tiling, numbers,
+                            partial_sums<typename Pass::Reduction::Sums>(launch),
+                            coefficients<typename Pass::Transform::Coefficients>(launch), counter);
+}
+
+}  // namespace torchbn::cuda
