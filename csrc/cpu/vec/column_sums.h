@@ -53,19 +53,20 @@ TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, in
   }
 }
 
-template <typename Source>
+// The same for doubles, `kTogether` rows at a time.
+template <int kTogether, typename Source>
 TORCHBN_ALWAYS_INLINE void add_double_rows(const Source& source, int64_t rows, int64_t stride,
                                            int64_t width, int64_t ahead, const double* pivots,
                                            double* first, double* second) {
-  for (int64_t row = 0; row < rows; row += kSumRows) {
-    const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
+  for (int64_t row = 0; row < rows; row += kTogether) {
+    const int64_t count = rows - row < kTogether ? rows - row : kTogether;
     const Source block = source + row * stride;
     for (int64_t i = 0; i < width; i += kLanes) {
       const LanePivots pivot(pivots + i);
       Accumulator sums;
       sums.load(first + i, second + i);
-      if (count == kSumRows) {
-        unroll<kSumRows>([&](auto k) __attribute__((always_inline)) {
+      if (count == kTogether) {
+        unroll<kTogether>([&](auto k) __attribute__((always_inline)) {
           if (ahead != 0) (block + (k * stride + i + ahead)).prefetch();
           (block + (k * stride + i)).template add<false>(sums, pivot, nullptr);
         });
@@ -120,10 +121,14 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
       return;
     }
   }
+  // From memory, two tensors are read faster in the order in which they lie there.
+  const bool singly = Source::kTensors > 1 && ahead != 0;
   if (mask != nullptr)
     add_masked_rows(source, rows, stride, pivots, first, second, mask);
+  else if (singly)
+    add_double_rows<1>(source, rows, stride, width, ahead, pivots, first, second);
   else
-    add_double_rows(source, rows, stride, width, ahead, pivots, first, second);
+    add_double_rows<kSumRows>(source, rows, stride, width, ahead, pivots, first, second);
 }
 
 // Some rows at a time, of these as many columns at a time. Prefetched is what comes next; behind

@@ -35,6 +35,7 @@ struct Padded {
 template <typename T>
 struct Moments {
   using Element = T;
+  static constexpr int kTensors = 1;
 
   const T* x;
 
@@ -101,6 +102,7 @@ struct Moments {
 template <typename T>
 struct Gradients {
   using Element = T;
+  static constexpr int kTensors = 2;
 
   const T* dy;
   const T* x;
