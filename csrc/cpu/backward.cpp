@@ -118,7 +118,7 @@ class ChannelsLast {
            double* second) const {
     const T* x = reads_input(problem_) ? x_ : dy_;  // as for channels first
     vec_.add_column_gradient(dy_ + offset, x + offset, strip, means_.get() + column, first, second,
-                             past_cache_);
+                             origin_);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -142,6 +142,7 @@ class ChannelsLast {
   const BackwardProblem& problem_;
   const Table2d& table_;
   const bool past_cache_ = training_past_cache(problem_.extent, sizeof(T));
+  const vec::Origin origin_ = training_origin(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);

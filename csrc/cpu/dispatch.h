@@ -4,6 +4,7 @@
 
 #include "core/dtype.h"
 #include "core/extent.h"
+#include "cpu/vec/primitives.h"
 
 namespace torchbn::cpu {
 
@@ -41,6 +42,13 @@ inline bool inference_past_cache(const Extent& e, int64_t element_size) {
 // pass: a quarter of the cache is left to these.
 inline bool training_past_cache(const Extent& e, int64_t element_size) {
   return 4 * e.numel() * element_size > kCacheBytes / 4 * 3;
+}
+
+// Where training finds the tensors that it sums up. Of two that fill the cache, little is left when
+// they have been gone through.
+inline vec::Origin training_origin(const Extent& e, int64_t element_size) {
+  if (!training_past_cache(e, element_size)) return vec::Origin::kCaches;
+  return 2 * e.numel() * element_size > kCacheBytes ? vec::Origin::kMemory : vec::Origin::kBoth;
 }
 
 }  // namespace torchbn::cpu

@@ -100,7 +100,7 @@ class ChannelsLast {
 
   void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
            double* second) const {
-    vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, past_cache_);
+    vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, origin_);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
     const auto map = finisher_.template finish<T>(channel, sums, pivots_[channel]);
@@ -116,6 +116,7 @@ class ChannelsLast {
   const TrainProblem& problem_;
   const Table2d& table_;
   const bool past_cache_ = training_past_cache(problem_.extent, sizeof(T));
+  const vec::Origin origin_ = training_origin(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);

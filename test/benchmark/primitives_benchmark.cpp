@@ -62,6 +62,7 @@ struct Operands {
 
   int64_t elements() const { return strip.rows * strip.length; }
   bool past_cache() const { return elements() * sizeof(T) > size_t{1} << 25; }
+  Origin origin() const { return past_cache() ? Origin::kMemory : Origin::kCaches; }
   const Route* prefetched() const { return past_cache() ? &route : nullptr; }
 
   Strip strip;
@@ -108,12 +109,12 @@ const std::vector<Primitive<T>>& primitives() {
       {"add_column_moments", true, 1,
        [](P p, O o) {
          p.add_column_moments(o.x.data(), o.strip, o.pivots.data(), o.first.data(), o.second.data(),
-                              o.past_cache());
+                              o.origin());
        }},
       {"add_column_gradient", true, 2,
        [](P p, O o) {
          p.add_column_gradient(o.dy.data(), o.x.data(), o.strip, o.pivots.data(), o.first.data(),
-                               o.second.data(), o.past_cache());
+                               o.second.data(), o.origin());
        }},
       {"column_affine", true, 2,
        [](P p, O o) {

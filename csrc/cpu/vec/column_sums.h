@@ -95,8 +95,9 @@ TORCHBN_ALWAYS_INLINE void add_masked_rows(const Source& source, int64_t rows, i
 // `rows` <= kMostFloatBlocks rows of `width` <= kSumColumns columns; with a mask these are kLanes.
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64_t stride,
-                                       int64_t width, int64_t ahead, const double* pivots,
-                                       double* first, double* second, const int64_t* mask) {
+                                       int64_t width, Origin origin, int64_t ahead,
+                                       const double* pivots, double* first, double* second,
+                                       const int64_t* mask) {
   if constexpr (kSumsInFloat<T>) {
     if (rows >= kLeastFloatBlocks) {
       const Bundle bundle{rows, 1, 0, stride};
@@ -122,7 +123,7 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
     }
   }
   // From memory, two tensors are read faster in the order in which they lie there.
-  const bool singly = Source::kTensors > 1 && ahead != 0;
+  const bool singly = Source::kTensors > 1 && origin == Origin::kMemory;
   if (mask != nullptr)
     add_masked_rows(source, rows, stride, pivots, first, second, mask);
   else if (singly)
@@ -132,10 +133,12 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
 }
 
 // Some rows at a time, of these as many columns at a time. Prefetched is what comes next; behind
-// the last columns what lies `next` elements after the first of them, unless that is 0.
+// the last columns what lies `next` elements after the first of them.
 template <typename T, typename Source>
-TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, int64_t next,
-                                     const double* pivots, double* first, double* second) {
+TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, Origin origin,
+                                     int64_t next, const double* pivots, double* first,
+                                     double* second) {
+  if (origin == Origin::kCaches) next = 0;
   const int64_t whole = strip.length / kLanes * kLanes;
   const int64_t tail = strip.length - whole;
   for (int64_t row = 0; row < strip.rows; row += kTableRows<T>) {
@@ -144,19 +147,19 @@ TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, i
     for (int64_t i = 0; i < whole; i += kSumColumns) {
       const int64_t width = whole - i < kSumColumns ? whole - i : kSumColumns;
       const int64_t ahead = next == 0 ? 0 : i + width < whole ? width : next - i;
-      add_columns<T>(block + i, rows, strip.stride, width, ahead, pivots + i, first + i, second + i,
-                     nullptr);
+      add_columns<T>(block + i, rows, strip.stride, width, origin, ahead, pivots + i, first + i,
+                     second + i, nullptr);
     }
     if (tail == 0) continue;
     if (whole > 0) {
       const int64_t i = strip.length - kLanes;
-      add_columns<T>(block + i, rows, strip.stride, kLanes, next, pivots + i, first + i, second + i,
-                     kMask<int64_t> + tail);
+      add_columns<T>(block + i, rows, strip.stride, kLanes, origin, next, pivots + i, first + i,
+                     second + i, kMask<int64_t> + tail);
       continue;
     }
     Padded<T> buffers[2];
-    add_columns<T>(block.copy(rows, strip.stride, tail, buffers), rows, kLanes, kLanes, 0, pivots,
-                   first, second, kMask<int64_t> + 2 * kLanes - tail);
+    add_columns<T>(block.copy(rows, strip.stride, tail, buffers), rows, kLanes, kLanes,
+                   Origin::kCaches, 0, pivots, first, second, kMask<int64_t> + 2 * kLanes - tail);
   }
 }
 

@@ -40,9 +40,13 @@ struct alignas(64) Lanes {
   double second[kLanes];
 };
 
+// Where the operands of a sum lie: in caches, in memory too, or so many of them in memory that no
+// cache helps.
+enum class Origin : uint8_t { kCaches, kBoth, kMemory };
+
 // The outputs must not overlap the inputs: the end of a run is written twice.
-// Sums prefetch along the route, or the rows to come, if asked to: where the operands lie in caches
-// near the core that only takes time, up to half of a sum's.
+// Sums prefetch along the route, or the rows to come, but from caches: where the operands lie near
+// the core that only takes time, up to half of a sum's.
 // `past_cache` says that no cache would hold the operands: then results are stored past the caches.
 // The caller orders such stores (store_fence).
 template <typename T>
@@ -63,9 +67,9 @@ struct Primitives {
   // A strip of strip.length channels, of one run: one pivot, sum and coefficient per column. The
   // arrays have room for at least kLanes columns.
   void (*add_column_moments)(const T* x, const Strip& strip, const double* pivots, double* first,
-                             double* second, bool prefetch);
+                             double* second, Origin origin);
   void (*add_column_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
-                              double* first, double* second, bool prefetch);
+                              double* first, double* second, Origin origin);
   void (*column_affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& map,
                         bool past_cache);
   void (*column_gradient)(const T* dy, const T* x, T* dx, const Strip& strip,

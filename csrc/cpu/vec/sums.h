@@ -46,7 +46,8 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
     for (int64_t i = 0; i < width; ++i) columns[1][i] = columns[2][i] = 0;
     // What comes next is the runs beside these.
     add_table<T>(source + run * strip.spacing, {strip.rows, width, strip.stride},
-                 prefetched != nullptr ? width : 0, columns[0], columns[1], columns[2]);
+                 prefetched != nullptr ? Origin::kBoth : Origin::kCaches, width, columns[0],
+                 columns[1], columns[2]);
     for (int64_t i = 0; i < runs; ++i)
       add_to_lanes(columns[1] + i * strip.length, columns[2] + i * strip.length, strip.length,
                    lanes[run + i]);
@@ -76,16 +77,15 @@ void add_gradient(const T* dy, const T* x, const Strip& strip, const double* mea
 
 template <typename T>
 void add_column_moments(const T* x, const Strip& strip, const double* pivots, double* first,
-                        double* second, bool prefetch) {
-  add_table<T>(Moments<T>{x}, strip, prefetch ? kTableRows<T> * strip.stride : 0, pivots, first,
-               second);
+                        double* second, Origin origin) {
+  add_table<T>(Moments<T>{x}, strip, origin, kTableRows<T> * strip.stride, pivots, first, second);
 }
 
 template <typename T>
 void add_column_gradient(const T* dy, const T* x, const Strip& strip, const double* means,
-                         double* first, double* second, bool prefetch) {
-  add_table<T>(Gradients<T>{dy, x}, strip, prefetch ? kTableRows<T> * strip.stride : 0, means,
-               first, second);
+                         double* first, double* second, Origin origin) {
+  add_table<T>(Gradients<T>{dy, x}, strip, origin, kTableRows<T> * strip.stride, means, first,
+               second);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ namespace {
 using cpu::vec::kLanes;
 using cpu::vec::Lanes;
 using cpu::vec::Level;
+using cpu::vec::Origin;
 using cpu::vec::Primitives;
 
 constexpr int64_t kMostElements = 1 << 17;
@@ -62,11 +63,11 @@ class SumsTest : public testing::Test {
     check(
         s, s.runs, s.runs * static_cast<int64_t>(sizeof(Lanes) / sizeof(double)), alignments,
         [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums,
-            bool prefetch) {
+            Origin origin) {
           Lanes* lanes = reinterpret_cast<Lanes*>(sums);
           const cpu::vec::Route route{(s.runs - 1) * s.spacing + s.length, 0, s.rows,
                                       -s.rows * s.stride};
-          const cpu::vec::Route* prefetched = prefetch ? &route : nullptr;
+          const cpu::vec::Route* prefetched = origin == Origin::kCaches ? nullptr : &route;
           dy == nullptr ? p.add_moments(x, s, pivots, lanes, prefetched)
                         : p.add_gradient(dy, x, s, pivots, lanes, prefetched);
         },
@@ -84,9 +85,9 @@ class SumsTest : public testing::Test {
     check(
         s, room, 2 * room, alignments,
         [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums,
-            bool prefetch) {
-          dy == nullptr ? p.add_column_moments(x, s, pivots, sums, sums + room, prefetch)
-                        : p.add_column_gradient(dy, x, s, pivots, sums, sums + room, prefetch);
+            Origin origin) {
+          dy == nullptr ? p.add_column_moments(x, s, pivots, sums, sums + room, origin)
+                        : p.add_column_gradient(dy, x, s, pivots, sums, sums + room, origin);
         },
         [&](const double* sums, int64_t column, int which) { return sums[which * room + column]; },
         [](int64_t, int64_t column) { return column; });
@@ -137,9 +138,9 @@ class SumsTest : public testing::Test {
           for (Level level : levels()) {
             const ForcedLevel forced(level);
             double* sums = out_.at_end(initial);
-            const bool prefetch = (n + static_cast<int64_t>(level)) % 2 == 0;
+            const auto origin = static_cast<Origin>((n + static_cast<int64_t>(level)) % 3);
             run(cpu::vec::table().get<T>(), gradient ? dy_at : nullptr, x_at, pivots_at, sums,
-                prefetch);
+                origin);
             const std::vector<double> actual(sums, sums + doubles);
             const auto where = [&] {
               return std::string(name_of(level)) + (gradient ? " gradient: " : " moments: ") +
