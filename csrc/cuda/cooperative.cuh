@@ -106,20 +106,12 @@ __global__ void __launch_bounds__(kBlock, kMinBlocks)
 template <typename Walk, typename Pass, typename Tiling>
 cudaError_t launch_cooperative(const Pass& pass, const Tiling& tiling, const Launch& launch,
                                int64_t* counter) {
-  const auto kernel = cooperative<Walk, Pass, Tiling>;
-  const ResidentLaunch& numbers = launch.policy.resident;
-  const cudaError_t error = allow_shared(kernel, numbers);
-  if (error != cudaSuccess) return error;
-
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeCooperative;
   together.val.cooperative = 1;
-  cudaLaunchConfig_t config = launch_config(tiling, numbers, launch.stream);
-  config.attrs = &together;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, pass, tiling, numbers,
-                            partial_sums<typename Pass::Reduction::Sums>(launch),
-                            coefficients<typename Pass::Transform::Coefficients>(launch), counter);
+  return launch_on_chip(cooperative<Walk, Pass, Tiling>, &together, pass, tiling, launch,
+                        partial_sums<typename Pass::Reduction::Sums>(launch),
+                        coefficients<typename Pass::Transform::Coefficients>(launch), counter);
 }
 
 }  // namespace torchbn::cuda

@@ -139,39 +139,35 @@ __global__ void __launch_bounds__(kBlock, kMinBlocks)
   cluster.wait();
 }
 
-// More than 48 KiB of shared memory are for those who ask. A kernel may be launched by several
-// threads at once, so all of them ask for the same. Nothing is waited for: a graph may be captured.
-template <typename Kernel>
-cudaError_t allow_shared(Kernel* kernel, const ResidentLaunch& numbers) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(numbers.shared_limit));
-}
-
-template <typename Tiling>
-cudaLaunchConfig_t launch_config(const Tiling& tiling, const ResidentLaunch& numbers,
-                                 cudaStream_t stream) {
+// Launches kernel(pass, tiling, numbers, more...), whose blocks belong together as the attribute,
+// if there is one, says. More than 48 KiB of shared memory are for those who ask. A kernel may be
+// launched by several threads at once, so all of them ask for the same. Nothing is waited for: a
+// graph may be captured.
+template <typename Kernel, typename Pass, typename Tiling, typename... More>
+cudaError_t launch_on_chip(Kernel* kernel, cudaLaunchAttribute* together, const Pass& pass,
+                           const Tiling& tiling, const Launch& launch, More... more) {
+  const ResidentLaunch& numbers = launch.policy.resident;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(numbers.shared_limit));
+  if (error != cudaSuccess) return error;
   cudaLaunchConfig_t config{};
   config.gridDim = {static_cast<unsigned>(tiling.grid), 1, 1};
   config.blockDim = {static_cast<unsigned>(tiling.block), 1, 1};
   config.dynamicSmemBytes = static_cast<size_t>(numbers.shared_bytes);
-  config.stream = stream;
-  return config;
+  config.stream = launch.stream;
+  config.attrs = together;
+  config.numAttrs = together != nullptr ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, pass, tiling, numbers, more...);
 }
 
 template <typename Walk, typename Pass, typename Tiling>
 cudaError_t launch_resident(const Pass& pass, const Tiling& tiling, const Launch& launch) {
-  const auto kernel = resident<Walk, Pass, Tiling>;
-  const ResidentLaunch& numbers = launch.policy.resident;
-  const cudaError_t error = allow_shared(kernel, numbers);
-  if (error != cudaSuccess) return error;
-
+  const int blocks = launch.policy.resident.cluster;
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(numbers.cluster), 1, 1};
-  cudaLaunchConfig_t config = launch_config(tiling, numbers, launch.stream);
-  config.attrs = &cluster;
-  config.numAttrs = numbers.cluster > 1 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, pass, tiling, numbers);
+  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  return launch_on_chip(resident<Walk, Pass, Tiling>, blocks > 1 ? &cluster : nullptr, pass, tiling,
+                        launch);
 }
 
 }  // namespace torchbn::cuda
