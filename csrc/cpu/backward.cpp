@@ -141,8 +141,8 @@ class ChannelsLast {
  private:
   const BackwardProblem& problem_;
   const Table2d& table_;
-  const bool past_cache_ = training_past_cache(problem_.extent, sizeof(T));
   const vec::Origin origin_ = training_origin(problem_.extent, sizeof(T));
+  const bool past_cache_ = origin_ != vec::Origin::kCaches;
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);

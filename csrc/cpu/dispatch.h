@@ -32,10 +32,15 @@ inline bool runs_channels_first(const Extent& e) {
 // machines report the host's total.
 inline constexpr int64_t kCacheBytes = 32 * 1024 * 1024;
 
+// Are so many tensors of the extent's size more than it holds?
+inline bool exceed_cache(const Extent& e, int64_t element_size, int64_t tensors) {
+  return tensors * e.numel() * element_size > kCacheBytes;
+}
+
 // Do the tensors of a call leave that cache? Then an ordinary store would fetch each line it
 // overwrites from memory and evict what is read again, and what is read first comes from memory.
 inline bool inference_past_cache(const Extent& e, int64_t element_size) {
-  return 2 * e.numel() * element_size > kCacheBytes;
+  return exceed_cache(e, element_size, 2);
 }
 
 // Training needs input, output and their gradients, and between forward and backward other layers
@@ -48,7 +53,7 @@ inline bool training_past_cache(const Extent& e, int64_t element_size) {
 // they have been gone through.
 inline vec::Origin training_origin(const Extent& e, int64_t element_size) {
   if (!training_past_cache(e, element_size)) return vec::Origin::kCaches;
-  return 2 * e.numel() * element_size > kCacheBytes ? vec::Origin::kMemory : vec::Origin::kBoth;
+  return exceed_cache(e, element_size, 2) ? vec::Origin::kMemory : vec::Origin::kBoth;
 }
 
 }  // namespace torchbn::cpu
