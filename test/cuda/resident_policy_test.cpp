@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda/launch_policy.h"
+#include "cuda/rounds.h"
 
 namespace torchbn::cuda {
 namespace {
@@ -158,8 +159,7 @@ Extent extent(int64_t batch, const Shape& shape, bool channels_last) {
 std::string describe(const LaunchPolicy& policy) {
   const ResidentLaunch& launch = policy.resident;
   if (!launch.used()) return fmt::format("split: {}", policy.reason);
-  const int64_t groups = policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
-                                                                 : policy.channels_last.groups();
+  const int64_t groups = test::groups_of(policy);
   const int64_t kib = (launch.shared_bytes + kKiB - 1) / kKiB;
   if (launch.team > 0)
     return fmt::format("{} / {} x {}, {} KiB: {}", groups, launch.teams, launch.team, kib,
@@ -291,12 +291,8 @@ TEST(ResidentPolicy, TakesTheSmallestClusterThatFillsTheDeviceInPairs) {
 
 // What no cluster holds, and few channels that no cluster spreads over the device.
 TEST(ResidentPolicy, HoldsInTeams) {
-  const auto rounds = [](const Extent& e, DType dtype, bool forward) -> int64_t {
-    const LaunchPolicy policy = choose(e, dtype, forward, kH100);
-    if (policy.resident.team == 0) return 0;
-    return ceil_div(policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
-                                                            : policy.channels_last.groups(),
-                    policy.resident.teams);
+  const auto rounds = [](const Extent& e, DType dtype, bool forward) {
+    return test::rounds_of(choose(e, dtype, forward, kH100));
   };
   const Extent stem{128, 64, square(112), Layout::kChannelsFirst};  // 6 MiB a channel
   EXPECT_EQ(rounds(stem, DType::kFloat32, true), 16);

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "cuda/rounds.h"
 #include "cuda/simulated_call.h"
 
 namespace torchbn::test {
@@ -31,6 +32,28 @@ SimulatedCall resident_call(const Extent& e, DType dtype, int cluster, double me
   call.device = with_cluster(cluster);
   call.choice = KernelChoice::kResident;
   return call;
+}
+
+// Trains and makes all gradients, and then every subset of them: to the same bits, and by the same
+// kernels where the input's is among them.
+void check_subsets(SimulatedCall& all) {
+  simulated::set_order(Order::kForward);
+  all.train();
+  const SimulatedCall before = all;
+  all.backward(true);
+  const cuda::ResidentLaunch& used = all.policy.resident;
+  ASSERT_TRUE(used.used());
+  for (int subset = 0; subset < 8; ++subset) {
+    SimulatedCall some = before;
+    some.backward(true, subset & 1, subset & 2, subset & 4);
+    // Without the input's gradient, nothing is read twice: the split kernels sum up.
+    EXPECT_EQ(some.policy.resident.cluster, subset & 1 ? used.cluster : 0);
+    EXPECT_EQ(some.policy.resident.team, subset & 1 ? used.team : 0);
+    EXPECT_TRUE(some.dx.same_bits(subset & 1 ? all.dx : before.dx)) << subset;
+    if (!(subset & 1)) continue;
+    EXPECT_TRUE(some.dw.same_bits(subset & 2 ? all.dw : before.dw)) << subset;
+    EXPECT_TRUE(some.db.same_bits(subset & 4 ? all.db : before.db)) << subset;
+  }
 }
 
 class ResidentKernels : public KernelTest {
@@ -105,22 +128,9 @@ TEST_P(ResidentKernels, Clusters) {
 
 TEST_P(ResidentKernels, EverySubsetOfGradients) {
   for (const int cluster : {1, 2}) {
-    SimulatedCall all = resident_call(extent(36, 2, 1000), dtype(), cluster);
-    simulated::set_order(Order::kForward);
-    all.train();
-    const SimulatedCall before = all;
-    all.backward(true);
-    ASSERT_EQ(all.policy.resident.cluster, cluster);
-    for (int subset = 0; subset < 8; ++subset) {
-      SimulatedCall some = before;
-      some.backward(true, subset & 1, subset & 2, subset & 4);
-      // Without the input's gradient, nothing is read twice: the split kernels sum up.
-      EXPECT_EQ(some.policy.resident.cluster, subset & 1 ? cluster : 0);
-      EXPECT_TRUE(some.dx.same_bits(subset & 1 ? all.dx : before.dx)) << subset;
-      if (!(subset & 1)) continue;
-      EXPECT_TRUE(some.dw.same_bits(subset & 2 ? all.dw : before.dw)) << subset;
-      EXPECT_TRUE(some.db.same_bits(subset & 4 ? all.db : before.db)) << subset;
-    }
+    SimulatedCall call = resident_call(extent(36, 2, 1000), dtype(), cluster);
+    check_subsets(call);
+    EXPECT_EQ(call.policy.resident.cluster, cluster);
   }
 }
 
@@ -193,22 +203,12 @@ class CooperativeKernels : public KernelTest {
       call.cumulative = offset == 0;
       check_simulated(call, offset);
       call.train();
-      EXPECT_EQ(rounds_of(call), rounds[0]) << describe(e, dtype());
+      EXPECT_LE(call.policy.resident.team * call.policy.resident.teams, 2 * multiprocessors);
+      EXPECT_EQ(rounds_of(call.policy), rounds[0]) << describe(e, dtype());
       call.backward(true);
-      EXPECT_EQ(rounds_of(call), rounds[1]) << describe(e, dtype());
+      EXPECT_LE(call.policy.resident.team * call.policy.resident.teams, 2 * multiprocessors);
+      EXPECT_EQ(rounds_of(call.policy), rounds[1]) << describe(e, dtype());
     }
-  }
-
- private:
-  // Of the last call; 0 where it was none in teams.
-  static int64_t rounds_of(const SimulatedCall& call) {
-    const cuda::LaunchPolicy& policy = call.policy;
-    const cuda::ResidentLaunch& numbers = policy.resident;
-    if (numbers.team == 0) return 0;
-    EXPECT_LE(numbers.team * numbers.teams, 2 * call.device.multiprocessors);
-    return cuda::ceil_div(policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
-                                                                  : policy.channels_last.groups(),
-                          numbers.teams);
   }
 };
 INSTANTIATE_TEST_SUITE_P(All, CooperativeKernels, every_layout_and_dtype(), name_of_kernel_test);
@@ -238,21 +238,9 @@ TEST_P(CooperativeKernels, InRounds) {
 }
 
 TEST_P(CooperativeKernels, EverySubsetOfGradients) {
-  SimulatedCall all = cooperative_call(extent(36, 2, 1000), dtype(), 2, 4 << 20);
-  simulated::set_order(Order::kForward);
-  all.train();
-  const SimulatedCall before = all;
-  all.backward(true);
-  ASSERT_GT(all.policy.resident.team, 0);
-  for (int subset = 0; subset < 8; ++subset) {
-    SimulatedCall some = before;
-    some.backward(true, subset & 1, subset & 2, subset & 4);
-    EXPECT_EQ(some.policy.resident.team > 0, (subset & 1) != 0);
-    EXPECT_TRUE(some.dx.same_bits(subset & 1 ? all.dx : before.dx)) << subset;
-    if (!(subset & 1)) continue;
-    EXPECT_TRUE(some.dw.same_bits(subset & 2 ? all.dw : before.dw)) << subset;
-    EXPECT_TRUE(some.db.same_bits(subset & 4 ? all.db : before.db)) << subset;
-  }
+  SimulatedCall call = cooperative_call(extent(36, 2, 1000), dtype(), 2, 4 << 20);
+  check_subsets(call);
+  EXPECT_GT(call.policy.resident.team, 0);
 }
 
 TEST_P(CooperativeKernels, OneLaunchPerDirection) {

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "cuda/launch_policy.h"
+
+namespace torchbn::test {
+
+inline int64_t groups_of(const cuda::LaunchPolicy& policy) {
+  return policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
+                                                 : policy.channels_last.groups();
+}
+
+// Of teams, in which these take all groups; 0 where none are in use.
+inline int64_t rounds_of(const cuda::LaunchPolicy& policy) {
+  if (policy.resident.team == 0) return 0;
+  return cuda::ceil_div(groups_of(policy), policy.resident.teams);
+}
+
+}  // namespace torchbn::test
