@@ -42,7 +42,7 @@ struct BackwardProblem {
   DType dtype = DType::kFloat32;
   bool training = false;
   const void* grad_output = nullptr;
-  const void* input = nullptr;  // may be null in evaluation when grad_weight is not wanted
+  const void* input = nullptr;  // may be null unless reads_input()
   ChannelVector weight;
   const double* mean = nullptr;    // [C]
   const double* invstd = nullptr;  // [C]
@@ -50,6 +50,13 @@ struct BackwardProblem {
   void* grad_input = nullptr;
   MutableChannelVector grad_weight;
   MutableChannelVector grad_bias;
+
+  // In evaluation, the input's gradient alone needs no sums.
+  bool needs_sums() const {
+    return grad_weight.present() || grad_bias.present() || (training && grad_input != nullptr);
+  }
+  // Does anything that is wanted depend on the input?
+  bool reads_input() const { return grad_weight.present() || (training && grad_input != nullptr); }
 };
 
 }  // namespace torchbn

@@ -12,16 +12,6 @@
 namespace torchbn::cpu {
 namespace {
 
-// Is any sum over a channel wanted? In evaluation the input's gradient needs none.
-bool reduces(const BackwardProblem& problem) {
-  return problem.training || problem.grad_weight.present() || problem.grad_bias.present();
-}
-
-// Does a sum or the input's gradient depend on the input?
-bool reads_input(const BackwardProblem& problem) {
-  return problem.training || problem.grad_weight.present();
-}
-
 void store_parameters(const BackwardProblem& problem, int64_t channel, const GradientSums& sums) {
   if (problem.grad_bias.present()) problem.grad_bias.store(channel, sums.grad_bias());
   if (problem.grad_weight.present())
@@ -63,9 +53,7 @@ class ChannelsFirst {
   void begin(int64_t) const {}
   void add(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
            vec::Lanes* sums) const {
-    // Without input only sum(dy) is wanted; any values do for the other one.
-    const T* x = reads_input(problem_) ? x_ : dy_;
-    vec_.add_gradient(dy_ + offset, x + offset, strip, &problem_.mean[channel], sums,
+    vec_.add_gradient(dy_ + offset, summed_x_ + offset, strip, &problem_.mean[channel], sums,
                       past_cache_ ? &route : nullptr);
   }
   void finish(int64_t channel, const GradientSums& sums) {
@@ -89,6 +77,8 @@ class ChannelsFirst {
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);
+  // Where only sum(dy) is wanted any values do for the other sum.
+  const T* summed_x_ = problem_.reads_input() ? x_ : dy_;
   T* dx_ = static_cast<T*>(problem_.grad_input);
   std::unique_ptr<GradientCoefficients<Value>[]> training_maps_;
   std::unique_ptr<Affine<Value>[]> evaluation_maps_;
@@ -116,9 +106,8 @@ class ChannelsLast {
 
   void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
            double* second) const {
-    const T* x = reads_input(problem_) ? x_ : dy_;  // as for channels first
-    vec_.add_column_gradient(dy_ + offset, x + offset, strip, means_.get() + column, first, second,
-                             origin_);
+    vec_.add_column_gradient(dy_ + offset, summed_x_ + offset, strip, means_.get() + column, first,
+                             second, origin_);
   }
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
@@ -146,6 +135,8 @@ class ChannelsLast {
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);
+  // Where only sum(dy) is wanted any values do for the other sum.
+  const T* summed_x_ = problem_.reads_input() ? x_ : dy_;
   T* dx_ = static_cast<T*>(problem_.grad_input);
   std::unique_ptr<double[]> means_;
   ColumnGradient<Value> training_maps_;
@@ -155,18 +146,17 @@ class ChannelsLast {
 }  // namespace
 
 void backward(const BackwardProblem& problem) {
-  const bool reduce = reduces(problem);
   with_type(problem.dtype, [&]<typename T>(T) {
     if (runs_channels_first(problem.extent)) {
       ChannelsFirst<T> operation(problem);
-      if (reduce)
+      if (problem.needs_sums())
         run_channels_first(problem.extent, sizeof(T), operation);
       else if (operation.maps())
         map_channels_first(problem.extent, operation);
     } else {
       const Table2d table(problem.extent);
       ChannelsLast<T> operation(problem, table);
-      if (reduce)
+      if (problem.needs_sums())
         run_channels_last(table, operation);
       else if (operation.maps())
         map_channels_last(table, operation);

@@ -46,7 +46,7 @@ cudaError_t launch_reduce(const BackwardProblem& problem, const Launch& launch) 
     const auto* const grad_output = static_cast<const T*>(problem.grad_output);
     // Without an input the gradient is read in its place: from the cache, the line being there.
     const GradientReduction<T, kWidth> reduction{
-        grad_output, problem.input != nullptr ? static_cast<const T*>(problem.input) : grad_output,
+        grad_output, problem.reads_input() ? static_cast<const T*>(problem.input) : grad_output,
         problem.mean, launch.policy.aligned};
     const auto reduce = [&](const auto& kind) {
       return launch_reduction(kind, tiling, partial_sums<GradientSums>(launch), launch.stream);
@@ -86,7 +86,7 @@ cudaError_t launch_input_gradient(const BackwardProblem& problem, const Launch& 
 cudaError_t backward(const BackwardProblem& problem, const Launch& launch) {
   if (launch.policy.resident.used()) return backward_resident(problem, launch);
   cudaError_t error = cudaSuccess;
-  if (needs_sums(problem)) error = launch_reduce(problem, launch);
+  if (problem.needs_sums()) error = launch_reduce(problem, launch);
   if (error == cudaSuccess) error = launch_finish(problem, launch);
   if (error != cudaSuccess || !transforms(problem, launch)) return error;
   if (problem.training) return launch_input_gradient(problem, launch);

@@ -83,11 +83,6 @@ std::optional<KernelChoice> kernel_choice(std::string_view name) {
   return std::nullopt;
 }
 
-bool needs_sums(const BackwardProblem& problem) {
-  return problem.grad_weight.present() || problem.grad_bias.present() ||
-         (problem.training && problem.grad_input != nullptr);
-}
-
 LaunchPolicy choose_policy(const TrainProblem& problem, const DeviceLimits& device,
                            KernelChoice choice) {
   const uintptr_t addresses = bits(problem.input) | bits(problem.output);
@@ -108,10 +103,10 @@ LaunchPolicy choose_policy(const BackwardProblem& problem, const DeviceLimits& d
   const uintptr_t addresses =
       bits(problem.grad_output) | bits(problem.input) | bits(problem.grad_input);
   LaunchPolicy split =
-      choose_policy(problem.extent, problem.dtype, addresses, needs_sums(problem), device);
+      choose_policy(problem.extent, problem.dtype, addresses, problem.needs_sums(), device);
   if (problem.grad_input == nullptr) return split;
   if (!problem.training) {
-    split.maps_while_summing = needs_sums(problem) && choice != KernelChoice::kSplit;
+    split.maps_while_summing = problem.needs_sums() && choice != KernelChoice::kSplit;
     return split;
   }
   return resident_or(split, problem.extent, problem.dtype, 2, addresses, device, choice);

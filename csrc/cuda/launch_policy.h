@@ -91,9 +91,6 @@ LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_
 // Whether vectors of `width` values lie on their own alignment.
 bool is_aligned(uintptr_t address_bits, int width, DType dtype);
 
-// In evaluation, the input's gradient alone needs no sums.
-bool needs_sums(const BackwardProblem& problem);
-
 LaunchPolicy choose_policy(const TrainProblem& problem, const DeviceLimits& device,
                            KernelChoice choice = kDefaultKernel);
 LaunchPolicy choose_policy(const InferenceProblem& problem, const DeviceLimits& device,

@@ -85,13 +85,13 @@ struct Call {
     p.dtype = dtype;
     p.training = training;
     p.grad_output = dy.data();
-    if (training || weight) p.input = x.data();
     p.weight = w.view();
     p.mean = save_mean.data();
     p.invstd = save_invstd.data();
     if (input) p.grad_input = dx.data();
     if (weight) p.grad_weight = dw.vector();
     if (bias) p.grad_bias = db.vector();
+    if (p.reads_input()) p.input = x.data();
     return p;
   }
 

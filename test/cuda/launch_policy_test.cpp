@@ -121,12 +121,12 @@ TEST(LaunchPolicy, EvaluationNeedsSumsForParametersOnly) {
   float value = 0;
   BackwardProblem problem;
   problem.grad_input = &value;
-  EXPECT_FALSE(needs_sums(problem));
+  EXPECT_FALSE(problem.needs_sums());
   problem.training = true;
-  EXPECT_TRUE(needs_sums(problem));
+  EXPECT_TRUE(problem.needs_sums());
   problem.training = false;
   problem.grad_bias.data = &value;
-  EXPECT_TRUE(needs_sums(problem));
+  EXPECT_TRUE(problem.needs_sums());
 }
 
 }  // namespace

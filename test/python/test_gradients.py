@@ -275,3 +275,13 @@ def test_differentiating_the_backward_operator_itself_raises(device):
                                                      False)[0]
     with pytest.raises(RuntimeError, match="not implemented"):
         gradient.sum().backward()
+
+
+@MODE
+@pytest.mark.parametrize("shape", ((6, 3), (2, 3, 5)))
+def test_the_gradient_of_bias_alone_needs_no_input(device, training, shape):
+    dy = random(shape, device=device)
+    saved = torch.ones(3, dtype=DOUBLE, device=device)
+    _, _, grad_bias = torch.ops.torchbn.batch_norm_backward(
+        dy, None, None, saved, saved, training, False, False, True)
+    torch.testing.assert_close(grad_bias, dy.sum([d for d in range(dy.dim()) if d != 1]))
