@@ -3,12 +3,14 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <type_traits>
 #include <utility>
 
 #include "core/affine.h"
 #include "core/dtype.h"
 #include "core/gradient.h"
+#include "cpu/vec/primitives.h"
 
 namespace torchbn::cpu {
 
@@ -22,29 +24,40 @@ Map for_values_of(const Map& map) {
     return map;
 }
 
-// The maps of a row of columns, one array per coefficient, as the column primitives read them.
+// The maps of a row of columns, one array per coefficient, as the column primitives read them:
+// behind the last column the first ones follow again.
 template <template <typename> typename Map, typename V>
 class ColumnMaps {
  public:
   explicit ColumnMaps(int64_t width)
-      : width_(width), values_(new V[sizeof(Map<V>) / sizeof(V) * width]) {}
+      : width_(width),
+        pitch_((width + vec::kRepeatedColumns + kLine - 1) / kLine * kLine),
+        values_(new (std::align_val_t(64)) V[sizeof(Map<V>) / sizeof(V) * pitch_]) {}
 
-  void set(int64_t i, const Map<V>& map) {
-    V* to = values_.get() + i;
-    map.each([&](V value) {
-      *to = value;
-      to += width_;
-      return value;
-    });
+  void set(int64_t column, const Map<V>& map) {
+    for (int64_t i = column; i < width_ + vec::kRepeatedColumns; i += width_) {
+      V* to = values_.get() + i;
+      map.each([&](V value) {
+        *to = value;
+        to += pitch_;
+        return value;
+      });
+    }
   }
   Map<const V*> from(int64_t column) const {
     const V* values = values_.get() + column;
-    return Map<V>().each([&](V) { return std::exchange(values, values + width_); });
+    return Map<V>().each([&](V) { return std::exchange(values, values + pitch_); });
   }
 
  private:
+  static constexpr int64_t kLine = 64 / sizeof(V);
+  struct Delete {
+    void operator()(V* values) const { operator delete[](values, std::align_val_t(64)); }
+  };
+
   int64_t width_;
-  std::unique_ptr<V[]> values_;
+  int64_t pitch_;
+  std::unique_ptr<V[], Delete> values_;
 };
 
 template <typename V>

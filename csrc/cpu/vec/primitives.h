@@ -14,6 +14,9 @@ namespace torchbn::cpu::vec {
 // products.
 inline constexpr int kLanes = 16;
 
+// A block that is stored together.
+inline constexpr int kRepeatedColumns = 2 * kLanes;
+
 // `rows` rows, `stride` elements apart, of `runs` runs each, `spacing` apart, of `length`
 // contiguous elements. A run belongs to one channel, the runs of a row to neighbouring ones.
 struct Strip {
@@ -65,7 +68,8 @@ struct Primitives {
                    const GradientCoefficients<Value>* maps, bool past_cache);
 
   // A strip of strip.length channels, of one run: one pivot, sum and coefficient per column. The
-  // arrays have room for at least kLanes columns.
+  // arrays have room for at least kLanes columns; where rows lie one behind the other, the
+  // coefficients' go on with those of the first columns, kRepeatedColumns of them.
   void (*add_column_moments)(const T* x, const Strip& strip, const double* pivots, double* first,
                              double* second, Origin origin);
   void (*add_column_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,

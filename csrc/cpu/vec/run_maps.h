@@ -1,0 +1,62 @@
+#pragma once
+
+#include "cpu/vec/row_maps.h"
+
+// Maps of runs. Internal linkage: see simd.h.
+namespace torchbn::cpu::vec {
+namespace {
+
+// Neighbouring runs of at least kBlock elements as one row: blocks are aligned wherever runs begin,
+// so a block may lie across a seam. `maps` has one for each run; they are copied: for all the
+// compiler knows, what is stored might change them.
+template <typename T, bool kStream, typename Stream, template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, int64_t runs,
+                                          const Map<V>* maps) {
+  const int64_t end = runs * length;
+  Map<V> map = maps[0];
+  int64_t i = misaligned_elements<T>(stream);
+  if (i != 0) map_block<T, false, kBlock<T>>(stream, map, 0);
+  const auto prefetch = [&]() __attribute__((always_inline)) {
+    if (i + kElementsAhead<T> < end) prefetch_block<T, kStream>(stream + (i + kElementsAhead<T>));
+  };
+  for (int64_t run = 0;; map = maps[run]) {
+    const int64_t seam = (run + 1) * length;
+    for (; i + kBlock<T> <= seam; i += kBlock<T>) {
+      prefetch();
+      map_block<T, kStream, kBlock<T>>(stream + i, map, 0);
+    }
+    if (++run == runs) break;
+    if (i == seam) continue;
+    prefetch();
+    map_block<T, kStream, kBlock<T>>(stream + i, Seam<Map, V>{map, maps[run], seam - i}, 0);
+    i += kBlock<T>;
+  }
+  if (i < end) map_block<T, false, kBlock<T>>(stream + (end - kBlock<T>), map, 0);
+}
+
+template <typename T, typename Stream, typename Map>
+TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Map* maps,
+                                    bool past_cache) {
+  if (strip.runs == 1) {
+    const Map map = maps[0];
+    map_strip<T>(stream, strip, map, past_cache);
+    return;
+  }
+  const bool neighbours = strip.spacing == strip.length && strip.length >= kBlock<T>;
+  const bool streamed = past_cache && strip.runs * strip.length >= kLeastStreamed<T>;
+  for (int64_t row = 0; row < strip.rows; ++row) {
+    const Stream first = stream + row * strip.stride;
+    if (neighbours && streamed)
+      map_neighbours<T, true>(first, strip.length, strip.runs, maps);
+    else if (neighbours)
+      map_neighbours<T, false>(first, strip.length, strip.runs, maps);
+    else
+      for (int64_t i = 0; i < strip.runs; ++i) {
+        const Map map = maps[i];
+        map_strip<T>(first + i * strip.spacing, {1, strip.length, strip.stride}, map, past_cache);
+      }
+  }
+}
+
+}  // namespace
+}  // namespace torchbn::cpu::vec
