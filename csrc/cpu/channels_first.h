@@ -154,9 +154,11 @@ void map_channels_first(const Extent& e, const Operation& op, const AnyTeam& tea
     const int64_t size = std::min(last * length, e.spatial) - from;
     for (const int64_t stop = plane + planes; plane < stop;) {
       const int64_t channel = plane % e.channels;
+      const int64_t images = channel == 0 ? std::max<int64_t>((stop - plane) / e.channels, 1) : 1;
       const int64_t runs = std::min(stop - plane, e.channels - channel);
-      op.map(channel, plane * e.spatial + from, {1, size, size, runs, e.spatial});
-      plane += runs;
+      op.map(channel, plane * e.spatial + from,
+             {images, size, e.channels * e.spatial, runs, e.spatial});
+      plane += images * runs;
     }
   };
   team.for_items(e.batch * e.channels * pieces, length, [&](int64_t begin, int64_t end) {

@@ -34,6 +34,35 @@ TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, 
   if (i < end) map_block<T, false, kBlock<T>>(stream + (end - kBlock<T>), map, 0);
 }
 
+// Neighbouring runs shorter than a block are columns of a table: their coefficients are laid out
+// once for all rows.
+template <typename T, typename Stream, template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE void map_short_neighbours(const Stream& stream, const Strip& strip,
+                                                const Map<V>* maps, bool past_cache) {
+  constexpr int64_t kPitch = kPanelColumns<T> + kBlock<T>;
+  alignas(64) V columns[sizeof(Map<V>) / sizeof(V)][kPitch];
+  const int64_t together = kPanelColumns<T> / strip.length;
+  for (int64_t run = 0; run < strip.runs; run += together) {
+    const int64_t runs = strip.runs - run < together ? strip.runs - run : together;
+    for (int64_t i = 0; i < runs; ++i) {
+      V* to = columns[0] + i * strip.length;
+      maps[run + i].each([&](V value) __attribute__((always_inline)) {
+        for (int64_t j = 0; j < strip.length; j += kWidth<V>) store_bits(to + j, broadcast(value));
+        to += kPitch;
+        return value;
+      });
+    }
+    const V* from = columns[0];
+    const auto table = maps[run].each([&](V) __attribute__((always_inline)) {
+      const V* const values = from;
+      from += kPitch;
+      return values;
+    });
+    map_strip<T>(stream + run * strip.length, {strip.rows, runs * strip.length, strip.stride},
+                 table, past_cache);
+  }
+}
+
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Map* maps,
                                     bool past_cache) {
@@ -42,7 +71,9 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
     map_strip<T>(stream, strip, map, past_cache);
     return;
   }
-  const bool neighbours = strip.spacing == strip.length && strip.length >= kBlock<T>;
+  const bool neighbours = strip.spacing == strip.length;
+  if (neighbours && strip.length < kBlock<T>)
+    return map_short_neighbours<T>(stream, strip, maps, past_cache);
   const bool streamed = past_cache && strip.runs * strip.length >= kLeastStreamed<T>;
   for (int64_t row = 0; row < strip.rows; ++row) {
     const Stream first = stream + row * strip.stride;

@@ -22,7 +22,7 @@ using cpu::vec::Level;
 using cpu::vec::Primitives;
 
 constexpr int64_t kMostElements = 1 << 17;
-constexpr int64_t kMostMaps = 8192;
+constexpr int64_t kMostCoefficients = 1 << 14;
 
 template <typename T>
 class MapsTest : public testing::Test {
@@ -55,14 +55,16 @@ class MapsTest : public testing::Test {
 
   void check_columns(const Strip& s, int64_t alignments) {
     const std::vector<GradientCoefficients<Value>> maps = gradient_maps(s.length);
-    // The arrays have room for kLanes columns, and no more.
+    // The arrays have room for kLanes columns, and no more; those of a table repeat its first ones.
+    const int64_t columns = s.length + (s.stride == s.length ? cpu::vec::kRepeatedColumns : 0);
     std::array<std::vector<Value>, 4> arrays;
     std::array<const Value*, 4> at;
     for (size_t i = 0; i < arrays.size(); ++i) {
-      arrays[i].resize(std::max<int64_t>(s.length, kLanes), std::numeric_limits<Value>::max());
-      for (int64_t c = 0; c < s.length; ++c)
-        arrays[i][c] =
-            std::array{maps[c].mean, maps[c].grad_scale, maps[c].input_scale, maps[c].shift}[i];
+      arrays[i].resize(std::max<int64_t>(columns, kLanes), std::numeric_limits<Value>::max());
+      for (int64_t c = 0; c < columns; ++c) {
+        const GradientCoefficients<Value>& map = maps[c % s.length];
+        arrays[i][c] = std::array{map.mean, map.grad_scale, map.input_scale, map.shift}[i];
+      }
       at[i] = coefficients_[i].at_end(arrays[i]);
     }
     check(
@@ -147,9 +149,10 @@ class MapsTest : public testing::Test {
   const GuardedMemory in_[2]{GuardedMemory(kMostElements * sizeof(T) + 64),
                              GuardedMemory(kMostElements * sizeof(T) + 64)};
   const GuardedMemory out_{static_cast<int64_t>(kMostElements * sizeof(T) + 1024)};
-  const GuardedMemory coefficients_[4]{
-      GuardedMemory(kMostMaps * sizeof(Value)), GuardedMemory(kMostMaps * sizeof(Value)),
-      GuardedMemory(kMostMaps * sizeof(Value)), GuardedMemory(kMostMaps * sizeof(Value))};
+  const GuardedMemory coefficients_[4]{GuardedMemory(kMostCoefficients * sizeof(Value)),
+                                       GuardedMemory(kMostCoefficients * sizeof(Value)),
+                                       GuardedMemory(kMostCoefficients * sizeof(Value)),
+                                       GuardedMemory(kMostCoefficients * sizeof(Value))};
 };
 TYPED_TEST_SUITE(MapsTest, ElementTypes, ElementNames);
 
@@ -196,6 +199,11 @@ TYPED_TEST(MapsTest, NeighbouringRuns) {
       this->check_runs({2, length, runs * length + 3, runs, length}, kLine<TypeParam>);
     this->check_runs({2, length, 2 * length, 2, length}, kLine<TypeParam>);
   }
+  // Runs shorter than a block are laid out as columns, so many at a time.
+  constexpr int64_t kColumns = 2048 / sizeof(TypeParam);
+  for (int64_t length = 1; length <= 32; ++length)
+    for (int64_t runs : around({kColumns / length, 2 * kColumns / length}))
+      if (runs > 0) this->check_runs({3, length, runs * length + 3, runs, length}, 2);
 }
 
 // Rows of many columns are cut into panels, of which the last may be up to twice as wide.
@@ -204,8 +212,10 @@ TYPED_TEST(MapsTest, PanelsOfColumns) {
   constexpr int64_t kPanel = 2048 / sizeof(TypeParam);
   for (int64_t length :
        around({kMost, kMost + kPanel / 2, 2 * kPanel, 3 * kPanel, 4 * kPanel - 16}, 2))
-    for (int64_t rows : {1, 3}) this->check_columns({rows, length, length + 1}, 2);
-  for (int64_t rows : around({16, 32})) this->check_columns({rows, kMost + 1, kMost + 3}, 1);
+    for (int64_t rows : {1, 3})
+      for (int64_t stride : {length, length + 1}) this->check_columns({rows, length, stride}, 2);
+  for (int64_t rows : around({16, 32}))
+    for (int64_t stride : {kMost + 1, kMost + 3}) this->check_columns({rows, kMost + 1, stride}, 1);
 }
 
 }  // namespace
