@@ -63,12 +63,16 @@ TORCHBN_HOST_DEVICE inline float widen(BFloat16 value) {
 
 TORCHBN_HOST_DEVICE inline float widen(Float16 value) {
   const uint32_t sign = (uint32_t{value.bits} & 0x8000u) << 16;
-  const uint32_t magnitude = (uint32_t{value.bits} & 0x7fffu) << 13;
+  const uint32_t magnitude = uint32_t{value.bits} & 0x7fffu;
   // Infinity and NaN have an all-ones exponent in both formats; the payload moves along.
-  if (magnitude >= 0x0f800000u) return detail::float_from_bits(sign | 0x70000000u | magnitude);
-  // Multiplying by 2^112 corrects the exponent bias and normalises subnormals, exactly.
-  const float scaled = detail::float_from_bits(magnitude) * 0x1p112f;
-  return detail::float_from_bits(sign | detail::bits_from_float(scaled));
+  if (magnitude >= 0x7c00u) return detail::float_from_bits(sign | 0x70000000u | magnitude << 13);
+  // The exponents' biases differ by 112.
+  if (magnitude >= 0x0400u)
+    return detail::float_from_bits(sign | (0x38000000u + (magnitude << 13)));
+  // A subnormal, m * 2^-24, is what 0.5 + m * 2^-24 has more than 0.5: no operand is subnormal in
+  // float, where a thread may have asked for zeros in their place.
+  const float subnormal = detail::float_from_bits(0x3f000000u | magnitude) - 0.5f;
+  return detail::float_from_bits(sign | detail::bits_from_float(subnormal));
 }
 
 // Rounds to nearest, ties to even; keeps subnormals; NaN stays NaN.

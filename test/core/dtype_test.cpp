@@ -9,6 +9,9 @@
 #include <string>
 
 #include <gtest/gtest.h>
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
 
 namespace torchbn {
 namespace {
@@ -63,6 +66,19 @@ TYPED_TEST(HalfTest, WidensEveryBitPatternExactly) {
     }
   }
 }
+
+#if defined(__SSE2__)
+// Subnormal numbers of float16 are normal ones of float: flushing the latter's leaves them alone.
+TEST(Float16Test, WidensSubnormalsWhereThoseOfFloatAreFlushed) {
+  const unsigned mode = _mm_getcsr();
+  _mm_setcsr(mode | _MM_FLUSH_ZERO_ON | 0x0040);  // and denormals are zero
+  bool exact = true;
+  for (uint16_t bits = 0; bits < 0x0400; ++bits)
+    exact = exact && widen(Float16{bits}) == static_cast<float>(bits) * 0x1p-24f;
+  _mm_setcsr(mode);
+  EXPECT_TRUE(exact);
+}
+#endif
 
 TYPED_TEST(HalfTest, NarrowUndoesWiden) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
