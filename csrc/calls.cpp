@@ -24,20 +24,28 @@ DType dtype_of(const at::Tensor& tensor) {
   }
 }
 
-ChannelVector read(const at::Tensor& vector) {
-  return {vector.const_data_ptr(), vector.stride(0), dtype_of(vector)};
+// The tensor, whose memory may have been freed under it (untyped_storage().resize_(0)): its data
+// pointer would say no more than that, to us that the argument is absent.
+const at::Tensor& with_memory(const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK(tensor.unsafeGetTensorImpl()->storage_initialized(), "batch_norm: the memory of ",
+              name, " has been freed");
+  return tensor;
 }
 
-ChannelVector read(const std::optional<at::Tensor>& vector) {
-  return present(vector) ? read(*vector) : ChannelVector{};
+ChannelVector read(const char* name, const at::Tensor& vector) {
+  return {with_memory(name, vector).const_data_ptr(), vector.stride(0), dtype_of(vector)};
 }
 
-MutableChannelVector write(const at::Tensor& vector) {
-  return {vector.mutable_data_ptr(), vector.stride(0), dtype_of(vector)};
+ChannelVector read(const char* name, const std::optional<at::Tensor>& vector) {
+  return present(vector) ? read(name, *vector) : ChannelVector{};
 }
 
-MutableChannelVector write(const std::optional<at::Tensor>& vector) {
-  return present(vector) ? write(*vector) : MutableChannelVector{};
+MutableChannelVector write(const char* name, const at::Tensor& vector) {
+  return {with_memory(name, vector).mutable_data_ptr(), vector.stride(0), dtype_of(vector)};
+}
+
+MutableChannelVector write(const char* name, const std::optional<at::Tensor>& vector) {
+  return present(vector) ? write(name, *vector) : MutableChannelVector{};
 }
 
 // Whether the axes, slowest first, follow each other in memory without gaps.
@@ -106,14 +114,14 @@ void copy_if_apart(const at::Tensor& output, const at::Tensor& native) {
 template <typename Problem>
 ForwardCall<Problem>::ForwardCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                                   const std::optional<at::Tensor>& bias, double eps)
-    : input_(to_native(input)), outputs_(allocate_forward(input)) {
+    : input_(to_native(with_memory("input", input))), outputs_(allocate_forward(input)) {
   native_output_ = native_output(outputs_.output, input, input_);
   problem_.extent = *native_extent(input_);
   problem_.dtype = dtype_of(input_);
   problem_.input = input_.const_data_ptr();
   problem_.output = native_output_.mutable_data_ptr();
-  problem_.weight = read(weight);
-  problem_.bias = read(bias);
+  problem_.weight = read("weight", weight);
+  problem_.bias = read("bias", bias);
   problem_.eps = eps;
   problem_.save_mean = outputs_.save_mean.mutable_data_ptr<double>();
   problem_.save_invstd = outputs_.save_invstd.mutable_data_ptr<double>();
@@ -141,10 +149,11 @@ TrainCall::TrainCall(const at::Tensor& input, const std::optional<at::Tensor>& w
                      std::optional<double> momentum, double eps)
     : ForwardCall(input, weight, bias, eps) {
   RunningStatistics& running = problem_.running;
-  running.mean = write(running_mean);
-  running.var = write(running_var);
+  running.mean = write("running_mean", running_mean);
+  running.var = write("running_var", running_var);
   if (present(num_batches_tracked))
-    running.num_batches_tracked = num_batches_tracked->mutable_data_ptr<int64_t>();
+    running.num_batches_tracked =
+        with_memory("num_batches_tracked", *num_batches_tracked).mutable_data_ptr<int64_t>();
   running.momentum = momentum.value_or(0);
   running.cumulative = !momentum.has_value();
 }
@@ -153,20 +162,21 @@ InferenceCall::InferenceCall(const at::Tensor& input, const std::optional<at::Te
                              const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
                              const at::Tensor& running_var, double eps)
     : ForwardCall(input, weight, bias, eps) {
-  problem_.running_mean = read(running_mean);
-  problem_.running_var = read(running_var);
+  problem_.running_mean = read("running_mean", running_mean);
+  problem_.running_var = read("running_var", running_var);
 }
 
 BackwardCall::BackwardCall(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,
                            const std::optional<at::Tensor>& weight, const at::Tensor& mean,
                            const at::Tensor& invstd, bool training, bool need_input,
                            bool need_weight, bool need_bias)
-    : mean_(mean.contiguous()),
-      invstd_(invstd.contiguous()),
+    : mean_(with_memory("mean", mean).contiguous()),
+      invstd_(with_memory("invstd", invstd).contiguous()),
       gradients_(
           allocate_gradients(grad_output, input, weight, need_input, need_weight, need_bias)) {
   const bool has_input = present(input);
-  const at::Tensor& data = has_input ? *input : grad_output;
+  with_memory("grad_output", grad_output);
+  const at::Tensor& data = has_input ? with_memory("input", *input) : grad_output;
   const at::Tensor native = to_native(data);
   grad_output_ = has_input ? to_layout_of(native, grad_output) : native;
   problem_.extent = *native_extent(native);
@@ -177,15 +187,15 @@ BackwardCall::BackwardCall(const at::Tensor& grad_output, const std::optional<at
     input_ = native;
     problem_.input = input_.const_data_ptr();
   }
-  problem_.weight = read(weight);
+  problem_.weight = read("weight", weight);
   problem_.mean = mean_.const_data_ptr<double>();
   problem_.invstd = invstd_.const_data_ptr<double>();
   if (need_input) {
     native_grad_input_ = native_output(gradients_.input, data, native);
     problem_.grad_input = native_grad_input_.mutable_data_ptr();
   }
-  if (need_weight) problem_.grad_weight = write(gradients_.weight);
-  if (need_bias) problem_.grad_bias = write(gradients_.bias);
+  if (need_weight) problem_.grad_weight = write("grad_weight", gradients_.weight);
+  if (need_bias) problem_.grad_bias = write("grad_bias", gradients_.bias);
 }
 
 bool BackwardCall::empty() const {

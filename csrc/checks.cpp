@@ -205,6 +205,15 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
                {{"input", input}, {"weight", weight}, {"bias", bias}});
 }
 
+void check_not_negated(const std::optional<at::Tensor>& running_mean,
+                       const std::optional<at::Tensor>& running_var) {
+  for (const Named& buffer :
+       {Named{"running_mean", running_mean}, Named{"running_var", running_var}}) {
+    TORCH_CHECK(!present(buffer.tensor) || !buffer.tensor->is_neg(), "batch_norm: ", buffer.name,
+                " is a lazily negated view, which can't be updated in place; resolve_neg() first");
+  }
+}
+
 void check_evaluation(const std::optional<at::Tensor>& running_mean,
                       const std::optional<at::Tensor>& running_var) {
   TORCH_CHECK(present(running_mean) && present(running_var),

@@ -16,6 +16,11 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
                  const std::optional<at::Tensor>& num_batches_tracked,
                  std::optional<double> momentum, double eps);
 
+// Asked before batch_norm_train is called: the dispatcher resolves a lazy negation into a copy,
+// which would then be updated in place of the view.
+void check_not_negated(const std::optional<at::Tensor>& running_mean,
+                       const std::optional<at::Tensor>& running_var);
+
 // Whether there is what batch_norm_inference needs, asked before it is called.
 void check_evaluation(const std::optional<at::Tensor>& running_mean,
                       const std::optional<at::Tensor>& running_var);

@@ -169,6 +169,26 @@ def test_unknown_and_missing_arguments_are_refused_by_the_schema():
             wrong()
 
 
+def test_freed_memory_is_refused_before_anything_is_updated(device):
+    for freed in ("input", "weight", "bias", "running_mean", "running_var"):
+        arguments = arguments_of(Call("right", ""), device)
+        arguments[freed].untyped_storage().resize_(0)
+        kept = Snapshot(*(value for name, value in arguments.items() if name != freed))
+        with pytest.raises(RuntimeError, match=f"the memory of {freed} has been freed"):
+            batch_norm(**arguments)
+        kept.assert_unchanged()
+
+
+@pytest.mark.parametrize("negated", ["running_mean", "running_var"])
+def test_a_lazily_negated_statistic_is_refused(device, negated):
+    arguments = arguments_of(Call("right", ""), device)
+    arguments[negated] = torch._neg_view(arguments[negated])
+    snapshot = Snapshot(*arguments.values())
+    with pytest.raises(RuntimeError, match=f"{negated} is a lazily negated view.*resolve_neg"):
+        batch_norm(**arguments)
+    snapshot.assert_unchanged()
+
+
 # The internal operators can be called with anything, too; a missing check there reads or writes
 # beyond a tensor, hence the process of its own.
 INTERNAL = {
@@ -202,6 +222,14 @@ INTERNAL = {
     "train_integer": ("train(x.long(), w, w, None, None, None, 0.1, 1e-5)", "input must be float32"),
     "train_scalar": ("train(x[0, 0], w, w, None, None, None, 0.1, 1e-5)",
                      "input must have shape"),
+    "train_freed_input": ("train(freed(x), w, w, None, None, None, 0.1, 1e-5)",
+                          "the memory of input has been freed"),
+    "train_freed_weight": ("train(x, freed(w.repeat(2)[3:]), w, None, None, None, 0.1, 1e-5)",
+                           "the memory of weight has been freed"),
+    "inference_freed_mean": ("inference(x, w, w, freed(w.clone()), w, 1e-5)",
+                             "the memory of running_mean has been freed"),
+    "backward_freed_gradient": ("backward(freed(x.clone()), x, w, s, s, True, True, True, True)",
+                                "the memory of grad_output has been freed"),
     "train_long_overlap": ("train(x, w, w, *torch.ones(4).as_strided((2, 3), (1, 1)), None, 0.1, "
                            "1e-5)", "must not share memory"),
 }
@@ -215,6 +243,9 @@ helpers.load_library()  # a second time changes nothing
 ops = torch.ops.torchbn
 train, inference = ops.batch_norm_train, ops.batch_norm_inference
 backward = ops.batch_norm_backward
+def freed(tensor):
+    tensor.untyped_storage().resize_(0)
+    return tensor
 texts = {{}}
 for name, code in json.loads({json.dumps(json.dumps({n: c for n, (c, _) in INTERNAL.items()}))}).items():
     x, w, s = torch.randn(4, 3), torch.ones(3), torch.ones(3, dtype=torch.float64)
