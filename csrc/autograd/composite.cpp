@@ -87,6 +87,11 @@ at::Tensor apply_affine(const at::Tensor& xhat, const std::optional<at::Tensor>&
   return y.to(dtype);
 }
 
+// A sum lies in memory as its first operand does.
+at::Tensor in_layout_of(const at::Tensor& like, const at::Tensor& tensor) {
+  return at::zeros_like(like, tensor.options()) + tensor;
+}
+
 at::Tensor scale_of(const at::Tensor& invstd, const at::Tensor& weight) {
   return weight.defined() ? invstd * to_double(weight) : invstd;
 }
@@ -147,8 +152,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> train_backward(const at::Tensor& 
   if (need_input) {
     const at::Tensor along_one = per_channel(mean_per_channel(dy), dy);
     const at::Tensor along_xhat = xhat * per_channel(mean_per_channel(dy * xhat), dy);
-    grad_input = (per_channel(scale_of(invstd, weight), dy) * (dy - along_one - along_xhat))
-                     .to(input.scalar_type());
+    const at::Tensor dx = per_channel(scale_of(invstd, weight), dy) * (dy - along_one - along_xhat);
+    grad_input = in_layout_of(input, dx).to(input.scalar_type());
   }
   if (need_weight) grad_weight = sum_per_channel(dy * xhat).to(weight.scalar_type());
   if (need_bias) grad_bias = sum_per_channel(dy);
@@ -161,8 +166,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> inference_backward(
     bool need_bias) {
   const at::Tensor dy = to_double(grad_output);
   at::Tensor grad_input, grad_weight, grad_bias;
-  if (need_input)
-    grad_input = (dy * per_channel(scale_of(invstd, weight), dy)).to(grad_output.scalar_type());
+  if (need_input) {
+    const at::Tensor dx = dy * per_channel(scale_of(invstd, weight), dy);
+    grad_input = (input.defined() ? in_layout_of(input, dx) : dx).to(grad_output.scalar_type());
+  }
   if (need_weight) {
     const at::Tensor xhat = (to_double(input) - per_channel(mean, dy)) * per_channel(invstd, dy);
     grad_weight = sum_per_channel(dy * xhat).to(weight.scalar_type());

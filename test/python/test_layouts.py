@@ -31,6 +31,18 @@ def test_an_evaluation_without_weight_keeps_the_layout_of_its_gradient(device, l
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted", "sliced"])
+def test_a_gradient_that_is_differentiated_further_lies_as_the_input_does(device, training, layout):
+    for other in ("contiguous", "channels_last"):
+        x = in_layout(random((4, 3, 5, 6), device=device), layout).requires_grad_()
+        dy = in_layout(random((4, 3, 5, 6), device=device, seed=1), other)
+        weight, _ = parameters(3, device=device)
+        output = batch_norm(x, weight, None, *statistics(3, device=device), training)
+        gradient, = torch.autograd.grad(output, x, dy, create_graph=True)
+        assert strides(gradient) == strides(torch.empty_like(x))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_a_gradient_expanded_from_one_number(device, training):
     x = random((4, 3, 5, 5), device=device)
     for like in (x, in_layout(x, "channels_last")):
