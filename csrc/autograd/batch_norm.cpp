@@ -116,8 +116,12 @@ class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mod
                                        : grad_outputs[0].contiguous(static_cast<at::MemoryFormat>(
                                              ctx->saved_data.at("memory_format").toInt()));
 
+    // What is recorded or carries tangents, as in forward-over-reverse, is differentiated further.
+    const bool differentiated =
+        at::GradMode::is_enabled() ||
+        transforms::wants_composite(grad_output, input, weight, mean, invstd);
     const auto gradients = [&]() -> ThreeTensors {
-      if (at::GradMode::is_enabled()) {
+      if (differentiated) {
         if constexpr (Mode::kTraining) {
           // The statistics are functions of the input here; the saved ones are constants.
           return composite::train_backward(grad_output, input, weight,

@@ -244,6 +244,40 @@ def test_forward_mode_tangents(device, training):
 
 
 @pytest.mark.works_with("forward-mode differentiation")
+@MODE
+@pytest.mark.parametrize("create_graph", [False, True], ids=["first_order", "create_graph"])
+def test_forward_over_reverse_with_a_tangent_that_only_the_gradient_has(device, training,
+                                                                        create_graph):
+    weight, bias = (p.requires_grad_() for p in parameters(3, DOUBLE, device))
+    mean, var = statistics(3, DOUBLE, device)
+    factor = random((3,), DOUBLE, device, seed=2)
+    tangents = []
+    for operation in (batch_norm, formula):
+        x = random((4, 3), DOUBLE, device).requires_grad_()
+        leaves = (x, weight, bias)
+        with forward_ad.dual_level():
+            later = forward_ad.make_dual(factor, factor.cos())
+            y = operation(x, weight, bias, mean.clone(), var.clone(), training=training)
+            gradients = torch.autograd.grad(((y + x * x) * later).sin().sum(), leaves,
+                                            create_graph=create_graph)
+            tangents.append([forward_ad.unpack_dual(g).tangent.detach() for g in gradients])
+    torch.testing.assert_close(*tangents, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.works_with("torch.func: grad, vjp, jvp, jacrev, jacfwd, hessian, vmap")
+@MODE
+def test_a_transform_of_a_backward_pass_that_was_recorded_outside(device, training):
+    v, t = (random((4, 3), DOUBLE, device, seed=seed) for seed in (1, 2))
+    results = []
+    for operation in (batch_norm, formula):
+        x = random((4, 3), DOUBLE, device).requires_grad_()
+        y = operation(x, None, None, *statistics(3, DOUBLE, device), training=training)
+        results.append(torch.func.jvp(
+            lambda dy: torch.autograd.grad(y, x, dy, retain_graph=True)[0], (v,), (t,)))
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.works_with("forward-mode differentiation")
 def test_forward_mode_training_updates_the_statistics_too(device):
     x = random((4, 3, 5), device=device)
     updated = []
