@@ -132,7 +132,6 @@ class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mod
                                                needs.input, needs.weight, needs.bias);
         }
       }
-      // There is nothing to record: second derivatives go through the composite.
       at::AutoDispatchBelowAutograd guard;
       // The operator returns both parameter gradients in weight's dtype. Where bias is the wider of
       // the two, a widened weight keeps the gradient of bias whole; autograd rounds that of weight.
@@ -152,12 +151,23 @@ class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mod
   }
 };
 
+// Autograd would refuse to save it, but only after training has updated the running statistics.
+void check_can_be_saved(const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK(!tensor.defined() || !tensor.is_inference(), "batch_norm: ", name,
+              " is an inference tensor, which can't be saved for backward; clone it outside "
+              "inference mode first");
+}
+
 // Records the call where a gradient is wanted. An undefined input has none; the kernel says what is
 // wrong with it.
 template <typename Mode>
 ThreeTensors run(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                  const std::optional<at::Tensor>& bias, Mode mode) {
   if (input.defined() && torch::autograd::compute_requires_grad(input, weight, bias)) {
+    if (Mode::kTraining) {
+      check_can_be_saved("input", input);
+      check_can_be_saved("weight", or_undefined(weight));
+    }
     at::Tensor output = BatchNormFunction<Mode>::apply(input, weight, bias, &mode);
     return {std::move(output), std::move(mode.save_mean), std::move(mode.save_invstd)};
   }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import batch_norm, parameters, random, statistics
+from helpers import Snapshot, batch_norm, parameters, random, statistics
 from reference import Normalization
 
 MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -62,6 +62,21 @@ def test_an_inference_tensor_can_be_updated_only_in_inference_mode(device):
                    num_batches_tracked=counter)
     assert torch.equal(mean, before[0]) and torch.equal(var, before[1]) and counter == 1
     batch_norm(random((4, 3), device=device), None, None, mean, var, False)
+
+
+@pytest.mark.works_with("torch.no_grad, torch.inference_mode")
+@pytest.mark.parametrize("inference", ["input", "weight"])
+def test_an_inference_tensor_that_backward_needs_is_refused_before_the_update(device, inference):
+    with torch.inference_mode():
+        tensors = {"input": random((4, 3), device=device), "weight": torch.ones(3, device=device)}
+    other = {"input": "weight", "weight": "input"}[inference]
+    tensors[other] = tensors[other].clone().requires_grad_()
+    mean, var, counter = state(device)
+    snapshot = Snapshot(mean, var, counter)
+    with pytest.raises(RuntimeError, match=f"{inference} is an inference tensor.*clone"):
+        batch_norm(**tensors, running_mean=mean, running_var=var, training=True,
+                   num_batches_tracked=counter)
+    snapshot.assert_unchanged()
 
 
 @pytest.mark.works_with("version counters, saved tensors")
