@@ -81,11 +81,6 @@ std::optional<Extent> native_extent(const at::Tensor& tensor) {
   return extent;
 }
 
-bool operator==(const Extent& a, const Extent& b) {
-  return a.batch == b.batch && a.channels == b.channels && a.spatial == b.spatial &&
-         a.layout == b.layout;
-}
-
 // The tensor itself where kernels can work on it, else a copy on which they can.
 at::Tensor to_native(const at::Tensor& tensor) {
   return native_extent(tensor) ? tensor : tensor.contiguous(tensor.suggest_memory_format());

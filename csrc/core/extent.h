@@ -22,6 +22,8 @@ struct Extent {
   // Values per channel.
   TORCHBN_HOST_DEVICE int64_t count() const { return batch * spatial; }
   TORCHBN_HOST_DEVICE int64_t numel() const { return batch * channels * spatial; }
+
+  bool operator==(const Extent&) const = default;
 };
 
 }  // namespace torchbn
