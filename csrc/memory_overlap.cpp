@@ -20,33 +20,34 @@ int64_t reach_of(const at::Tensor& tensor) {
   return reach * tensor.element_size();
 }
 
-// The dimensions along which addresses change.
-struct Extents {
-  explicit Extents(const at::Tensor& tensor) {
-    const int64_t item = tensor.element_size();
-    for (int64_t d = 0; d < tensor.dim(); ++d) {
-      if (tensor.size(d) <= 1 || tensor.stride(d) == 0) continue;
-      dimensions.push_back({tensor.stride(d) * item, tensor.size(d)});
-    }
-    std::sort(dimensions.begin(), dimensions.end(),
-              [](const Dimension& a, const Dimension& b) { return a.stride > b.stride; });
-  }
+using Dimensions = c10::SmallVector<Dimension, 5>;
 
-  c10::SmallVector<Dimension, 5> dimensions;  // by falling stride
-};
+// The dimensions along which addresses change, by falling stride.
+Dimensions dimensions_of(const at::Tensor& tensor) {
+  Dimensions dimensions;
+  const int64_t item = tensor.element_size();
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.size(d) <= 1 || tensor.stride(d) == 0) continue;
+    dimensions.push_back({tensor.stride(d) * item, tensor.size(d)});
+  }
+  std::sort(dimensions.begin(), dimensions.end(),
+            [](const Dimension& a, const Dimension& b) { return a.stride > b.stride; });
+  return dimensions;
+}
 
 // Whether some element's offset lies in [low, high]. `reach` is that of the dimensions from `d` on.
 // Where strides nest, as in any tensor that is not made to overlap itself, one or two indices of a
 // dimension qualify, so that this takes as many steps as there are dimensions.
-bool contains_offset(const Extents& extents, size_t d, int64_t reach, int64_t low, int64_t high) {
+bool contains_offset(const Dimensions& dimensions, size_t d, int64_t reach, int64_t low,
+                     int64_t high) {
   if (high < 0 || low > reach) return false;
-  if (d == extents.dimensions.size()) return true;
-  const auto [stride, size] = extents.dimensions[d];
+  if (d == dimensions.size()) return true;
+  const auto [stride, size] = dimensions[d];
   const int64_t rest = reach - stride * (size - 1);
   const int64_t first = std::max<int64_t>(0, (low - rest + stride - 1) / stride);
   const int64_t last = std::min(size - 1, high / stride);
   for (int64_t i = first; i <= last; ++i) {
-    if (contains_offset(extents, d + 1, rest, low - i * stride, high - i * stride)) return true;
+    if (contains_offset(dimensions, d + 1, rest, low - i * stride, high - i * stride)) return true;
   }
   return false;
 }
@@ -80,10 +81,10 @@ bool overlap(const at::Tensor& vector, const at::Tensor& other) {
   if (distance + reach_of(vector) + vector_item <= 0 || distance >= reach + other_item)
     return false;
 
-  const Extents ours(vector);
-  const Extents theirs(other);
-  const int64_t step = ours.dimensions.empty() ? 0 : ours.dimensions.front().stride;
-  const int64_t steps = ours.dimensions.empty() ? 1 : ours.dimensions.front().size;
+  const Dimensions ours = dimensions_of(vector);
+  const Dimensions theirs = dimensions_of(other);
+  const int64_t step = ours.empty() ? 0 : ours.front().stride;
+  const int64_t steps = ours.empty() ? 1 : ours.front().size;
   for (int64_t i = 0; i < steps; ++i) {
     const int64_t offset = distance + i * step;
     if (contains_offset(theirs, 0, reach, offset - other_item + 1, offset + vector_item - 1))
