@@ -30,13 +30,13 @@ std::optional<at::Tensor> or_absent(const at::Tensor& tensor) {
 
 // Everything about a call that is not differentiable. Passed by one pointer, since each tensor
 // argument of a Function becomes an edge of the graph, and each output one more.
-struct Rest {
+struct NonDifferentiable {
   double eps;
   at::Tensor save_mean;    // result
   at::Tensor save_invstd;  // result
 };
 
-struct Training : Rest {
+struct Training : NonDifferentiable {
   const std::optional<at::Tensor>& running_mean;
   const std::optional<at::Tensor>& running_var;
   const std::optional<at::Tensor>& num_batches_tracked;
@@ -51,7 +51,7 @@ struct Training : Rest {
   }
 };
 
-struct Evaluation : Rest {
+struct Evaluation : NonDifferentiable {
   const at::Tensor& running_mean;
   const at::Tensor& running_var;
 
