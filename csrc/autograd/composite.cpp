@@ -54,6 +54,7 @@ at::Tensor inverse_std(const at::Tensor& variance, double eps) {
 struct Normalized {
   at::Tensor xhat;
   at::Tensor mean;
+  at::Tensor variance;  // biased
   at::Tensor invstd;
 };
 
@@ -74,9 +75,10 @@ Normalized normalize(const at::Tensor& input, double eps) {
   }
   const at::Tensor shifted_mean = mean_per_channel(shifted);
   const at::Tensor centered = shifted - per_channel(shifted_mean, shifted);
-  const at::Tensor invstd = inverse_std(mean_per_channel(centered * centered), eps);
+  const at::Tensor variance = mean_per_channel(centered * centered);
+  const at::Tensor invstd = inverse_std(variance, eps);
   const at::Tensor mean = pivot.defined() ? shifted_mean + pivot.reshape({-1}) : shifted_mean;
-  return {centered * per_channel(invstd, centered), mean, invstd};
+  return {centered * per_channel(invstd, centered), mean, variance, invstd};
 }
 
 at::Tensor apply_affine(const at::Tensor& xhat, const std::optional<at::Tensor>& weight,
@@ -98,12 +100,10 @@ at::Tensor scale_of(const at::Tensor& invstd, const at::Tensor& weight) {
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> train(const at::Tensor& input,
-                                                     const std::optional<at::Tensor>& weight,
-                                                     const std::optional<at::Tensor>& bias,
-                                                     double eps) {
-  const auto [xhat, mean, invstd] = normalize(input, eps);
-  return {apply_affine(xhat, weight, bias, input.scalar_type()), mean, invstd};
+Trained train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+              const std::optional<at::Tensor>& bias, double eps) {
+  const auto [xhat, mean, variance, invstd] = normalize(input, eps);
+  return {apply_affine(xhat, weight, bias, input.scalar_type()), mean, variance, invstd};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> inference(const at::Tensor& input,
@@ -119,23 +119,21 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> inference(const at::Tensor& input
   return {apply_affine(xhat, weight, bias, input.scalar_type()), mean, invstd};
 }
 
-void update_running(const at::Tensor& input, const at::Tensor& mean,
+void update_running(const at::Tensor& input, const Trained& batch,
                     const std::optional<at::Tensor>& running_mean,
                     const std::optional<at::Tensor>& running_var,
                     const std::optional<at::Tensor>& num_batches_tracked,
                     std::optional<double> momentum) {
   if (input.sym_numel() == 0) return;
   if (present(running_mean)) {
-    const at::Tensor centered = to_double(input) - per_channel(mean, input);
-    const at::Tensor squares = sum_per_channel(centered * centered);
-    const at::Tensor variance = squares / (input.sym_numel() / input.sym_size(1) - 1);
-    const auto update = [&](const at::Tensor& running, const at::Tensor& batch) {
-      const at::Tensor step = batch.detach() - running;
+    const auto update = [&](const at::Tensor& running, const at::Tensor& latest) {
+      const at::Tensor step = latest.detach() - running;
       running.copy_(momentum.has_value() ? running + step * *momentum
                                          : running + step / (*num_batches_tracked + 1));
     };
-    update(*running_mean, mean);
-    update(*running_var, variance);
+    const c10::SymInt count = input.sym_numel() / input.sym_size(1);
+    update(*running_mean, batch.mean);
+    update(*running_var, batch.variance * count / (count - 1));
   }
   if (present(num_batches_tracked)) num_batches_tracked->add_(1);
 }
@@ -146,7 +144,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> train_backward(const at::Tensor& 
                                                               bool need_input, bool need_weight,
                                                               bool need_bias) {
   // The formula of core/gradient.h.
-  const auto [xhat, mean, invstd] = normalize(input, eps);
+  const auto [xhat, mean, variance, invstd] = normalize(input, eps);
   const at::Tensor dy = to_double(grad_output);
   at::Tensor grad_input, grad_weight, grad_bias;
   if (need_input) {

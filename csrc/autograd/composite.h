@@ -12,12 +12,17 @@ namespace torchbn::composite {
 // fast: everything is computed in float64 and rounded once. Never through at::batch_norm, whose
 // nested derivatives are wrong.
 
-// (output, mean [C], invstd [C]), the statistics float64
-std::tuple<at::Tensor, at::Tensor, at::Tensor> train(const at::Tensor& input,
-                                                     const std::optional<at::Tensor>& weight,
-                                                     const std::optional<at::Tensor>& bias,
-                                                     double eps);
+struct Trained {
+  at::Tensor output;
+  at::Tensor mean;      // [C] float64, as the other statistics
+  at::Tensor variance;  // [C], biased
+  at::Tensor invstd;    // [C]
+};
 
+Trained train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+              const std::optional<at::Tensor>& bias, double eps);
+
+// (output, mean [C], invstd [C]), the statistics float64
 std::tuple<at::Tensor, at::Tensor, at::Tensor> inference(const at::Tensor& input,
                                                          const std::optional<at::Tensor>& weight,
                                                          const std::optional<at::Tensor>& bias,
@@ -25,7 +30,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> inference(const at::Tensor& input
                                                          const at::Tensor& running_var, double eps);
 
 // What a training step does to the running statistics and the counter, given the result of train().
-void update_running(const at::Tensor& input, const at::Tensor& mean,
+void update_running(const at::Tensor& input, const Trained& batch,
                     const std::optional<at::Tensor>& running_mean,
                     const std::optional<at::Tensor>& running_var,
                     const std::optional<at::Tensor>& num_batches_tracked,

@@ -36,10 +36,9 @@ ThreeTensors train_and_update(const at::Tensor& input, const std::optional<at::T
                               std::optional<double> momentum, double eps) {
   refuse_tangents(running_mean, running_var);
   check_train(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps);
-  auto results = composite::train(input, weight, bias, eps);
-  composite::update_running(input, std::get<1>(results), running_mean, running_var,
-                            num_batches_tracked, momentum);
-  return results;
+  const composite::Trained batch = composite::train(input, weight, bias, eps);
+  composite::update_running(input, batch, running_mean, running_var, num_batches_tracked, momentum);
+  return {batch.output, batch.mean, batch.invstd};
 }
 
 // Inside a transform by definition, whatever the thread says while vmap calls.
