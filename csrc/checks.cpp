@@ -38,66 +38,70 @@ const char* name_of(at::ScalarType dtype) {
   }
 }
 
-void check_strided(const char* name, const at::Tensor& tensor) {
-  TORCH_CHECK(tensor.layout() == at::kStrided,
-              fmt::format("batch_norm: {} must be a dense (strided) tensor, but its layout is {}",
-                          name, c10::str(tensor.layout())));
+// A tensor, as the messages name it. Those of the forward operators are batch_norm's.
+struct Argument {
+  const char* name;
+  const at::Tensor& tensor;
+  const char* op = "batch_norm";
+};
+
+void check_strided(const Argument& a) {
+  TORCH_CHECK(a.tensor.layout() == at::kStrided,
+              fmt::format("{}: {} must be a dense (strided) tensor, but its layout is {}", a.op,
+                          a.name, c10::str(a.tensor.layout())));
 }
 
-void check_device(const char* name, const at::Tensor& tensor, const char* like_name,
-                  const at::Tensor& like) {
-  TORCH_CHECK(tensor.device() == like.device(),
-              fmt::format("batch_norm: {} must be on {}'s device, {}, but is on {}", name,
-                          like_name, like.device().str(), tensor.device().str()));
+void check_device(const Argument& a, const Argument& like) {
+  TORCH_CHECK(a.tensor.device() == like.tensor.device(),
+              fmt::format("{}: {} must be on {}'s device, {}, but is on {}", a.op, a.name,
+                          like.name, like.tensor.device().str(), a.tensor.device().str()));
 }
 
-// input, or grad_output where a backward call has no input.
-void check_data(const char* name, const at::Tensor& data) {
-  TORCH_CHECK(data.defined(), fmt::format("batch_norm: {} must be a tensor, but is None", name));
-  check_strided(name, data);
-  const at::ScalarType dtype = data.scalar_type();
+// input or grad_output
+void check_data(const Argument& data) {
+  TORCH_CHECK(data.tensor.defined(),
+              fmt::format("{}: {} must be a tensor, but is None", data.op, data.name));
+  check_strided(data);
+  const at::ScalarType dtype = data.tensor.scalar_type();
   TORCH_CHECK(
       dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf,
-      fmt::format("batch_norm: {} must be float32, float64, bfloat16 or float16, but is {}", name,
-                  name_of(dtype)));
-  TORCH_CHECK(data.dim() >= 2,
-              fmt::format("batch_norm: {} must have shape (N, C, ...) with at least 2 dimensions, "
-                          "but has shape {}",
-                          name, to_text(data.sym_sizes())));
+      fmt::format("{}: {} must be float32, float64, bfloat16 or float16, but is {}", data.op,
+                  data.name, name_of(dtype)));
+  TORCH_CHECK(data.tensor.dim() >= 2,
+              fmt::format("{}: {} must have shape (N, C, ...) with at least 2 dimensions, but has "
+                          "shape {}",
+                          data.op, data.name, to_text(data.tensor.sym_sizes())));
 }
 
-void check_per_channel(const char* name, const at::Tensor& tensor, const char* data_name,
-                       const at::Tensor& data) {
-  check_strided(name, tensor);
-  check_device(name, tensor, data_name, data);
-  TORCH_CHECK(tensor.dim() == 1,
-              fmt::format("batch_norm: {} must have one dimension, [C], but has shape {}", name,
-                          to_text(tensor.sym_sizes())));
-  TORCH_SYM_CHECK(
-      tensor.sym_size(0).sym_eq(data.sym_size(1)),
-      fmt::format("batch_norm: {} must have one value per channel of {}, whose shape "
-                  "is {}, but has shape {}",
-                  name, data_name, to_text(data.sym_sizes()), to_text(tensor.sym_sizes())));
+void check_per_channel(const Argument& a, const Argument& data) {
+  check_strided(a);
+  check_device(a, data);
+  TORCH_CHECK(a.tensor.dim() == 1,
+              fmt::format("{}: {} must have one dimension, [C], but has shape {}", a.op, a.name,
+                          to_text(a.tensor.sym_sizes())));
+  TORCH_SYM_CHECK(a.tensor.sym_size(0).sym_eq(data.tensor.sym_size(1)),
+                  fmt::format("{}: {} must have one value per channel of {}, whose shape is {}, "
+                              "but has shape {}",
+                              a.op, a.name, data.name, to_text(data.tensor.sym_sizes()),
+                              to_text(a.tensor.sym_sizes())));
 }
 
 // weight, bias, running_mean, running_var
-void check_parameter(const char* name, const at::Tensor& tensor, const char* data_name,
-                     const at::Tensor& data) {
-  const at::ScalarType dtype = data.scalar_type();
+void check_parameter(const Argument& a, const Argument& data) {
+  const at::ScalarType dtype = data.tensor.scalar_type();
   const at::ScalarType wide = at::toOpMathType(dtype);
-  TORCH_CHECK(tensor.scalar_type() == dtype || tensor.scalar_type() == wide,
-              fmt::format("batch_norm: {} must be {}{} for {} {}, but is {}", name, name_of(dtype),
+  TORCH_CHECK(a.tensor.scalar_type() == dtype || a.tensor.scalar_type() == wide,
+              fmt::format("{}: {} must be {}{} for {} {}, but is {}", a.op, a.name, name_of(dtype),
                           wide == dtype ? "" : fmt::format(" or {}", name_of(wide)), name_of(dtype),
-                          data_name, name_of(tensor.scalar_type())));
-  check_per_channel(name, tensor, data_name, data);
+                          data.name, name_of(a.tensor.scalar_type())));
+  check_per_channel(a, data);
 }
 
-void check_running(const char* name, const at::Tensor& tensor, const at::Tensor& input) {
-  check_parameter(name, tensor, "input", input);
-  TORCH_CHECK(!tensor.requires_grad(),
-              fmt::format("batch_norm: {} must not require grad: running statistics are not "
-                          "differentiable",
-                          name));
+void check_running(const Argument& a, const Argument& input) {
+  check_parameter(a, input);
+  TORCH_CHECK(!a.tensor.requires_grad(),
+              fmt::format("{}: {} must not require grad: running statistics are not differentiable",
+                          a.op, a.name));
 }
 
 void check_eps(double eps) {
@@ -105,14 +109,13 @@ void check_eps(double eps) {
               fmt::format("batch_norm: eps must be finite and not negative, but is {}", eps));
 }
 
-void check_counter(const at::Tensor& counter, const at::Tensor& input) {
-  const char* name = "num_batches_tracked";
-  check_strided(name, counter);
-  check_device(name, counter, "input", input);
-  TORCH_CHECK(counter.scalar_type() == at::kLong && counter.dim() == 0,
-              fmt::format("batch_norm: {} must be an int64 scalar (0-dim tensor), but is {} of "
-                          "shape {}",
-                          name, name_of(counter.scalar_type()), to_text(counter.sym_sizes())));
+void check_counter(const Argument& a, const Argument& input) {
+  check_strided(a);
+  check_device(a, input);
+  TORCH_CHECK(
+      a.tensor.scalar_type() == at::kLong && a.tensor.dim() == 0,
+      fmt::format("{}: {} must be an int64 scalar (0-dim tensor), but is {} of shape {}", a.op,
+                  a.name, name_of(a.tensor.scalar_type()), to_text(a.tensor.sym_sizes())));
 }
 
 void check_more_than_one_value(const at::Tensor& input) {
@@ -161,18 +164,17 @@ void check_memory(std::initializer_list<Named> written, std::initializer_list<Na
   }
 }
 
-void check_affine(const char* data_name, const at::Tensor& data,
-                  const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias) {
-  if (present(weight)) check_parameter("weight", *weight, data_name, data);
-  if (present(bias)) check_parameter("bias", *bias, data_name, data);
+void check_affine(const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias,
+                  const Argument& input) {
+  if (present(weight)) check_parameter({"weight", *weight}, input);
+  if (present(bias)) check_parameter({"bias", *bias}, input);
 }
 
-void check_saved(const char* name, const at::Tensor& saved, const char* data_name,
-                 const at::Tensor& data) {
-  TORCH_CHECK(saved.defined() && saved.scalar_type() == at::kDouble,
-              fmt::format("batch_norm: {} must be float64, but is {}", name,
-                          saved.defined() ? name_of(saved.scalar_type()) : "None"));
-  check_per_channel(name, saved, data_name, data);
+void check_saved(const Argument& saved, const Argument& data) {
+  TORCH_CHECK(saved.tensor.defined() && saved.tensor.scalar_type() == at::kDouble,
+              fmt::format("{}: {} must be float64, but is {}", saved.op, saved.name,
+                          saved.tensor.defined() ? name_of(saved.tensor.scalar_type()) : "None"));
+  check_per_channel(saved, data);
 }
 
 }  // namespace
@@ -183,15 +185,17 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
                  const std::optional<at::Tensor>& running_var,
                  const std::optional<at::Tensor>& num_batches_tracked,
                  std::optional<double> momentum, double eps) {
-  check_data("input", input);
-  check_affine("input", input, weight, bias);
+  const Argument data{"input", input};
+  check_data(data);
+  check_affine(weight, bias, data);
   TORCH_CHECK(present(running_mean) == present(running_var),
               fmt::format("batch_norm: running_mean and running_var must be given together, but "
                           "{} is None",
                           present(running_mean) ? "running_var" : "running_mean"));
-  if (present(running_mean)) check_running("running_mean", *running_mean, input);
-  if (present(running_var)) check_running("running_var", *running_var, input);
-  if (present(num_batches_tracked)) check_counter(*num_batches_tracked, input);
+  if (present(running_mean)) check_running({"running_mean", *running_mean}, data);
+  if (present(running_var)) check_running({"running_var", *running_var}, data);
+  if (present(num_batches_tracked))
+    check_counter({"num_batches_tracked", *num_batches_tracked}, data);
   TORCH_CHECK(!momentum.has_value() || std::isfinite(*momentum),
               fmt::format("batch_norm: momentum must be finite or None, but is {}", *momentum));
   TORCH_CHECK(momentum.has_value() || !present(running_mean) || present(num_batches_tracked),
@@ -227,25 +231,29 @@ void check_evaluation(const std::optional<at::Tensor>& running_mean,
 void check_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                      const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
                      const at::Tensor& running_var, double eps) {
-  check_data("input", input);
-  check_affine("input", input, weight, bias);
-  check_running("running_mean", running_mean, input);
-  check_running("running_var", running_var, input);
+  const Argument data{"input", input};
+  check_data(data);
+  check_affine(weight, bias, data);
+  check_running({"running_mean", running_mean}, data);
+  check_running({"running_var", running_var}, data);
   check_eps(eps);
 }
 
 void check_backward(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,
                     const std::optional<at::Tensor>& weight, const at::Tensor& mean,
                     const at::Tensor& invstd, bool training, bool need_input, bool need_weight) {
-  check_data("grad_output", grad_output);
+  constexpr const char* kOp = "batch_norm_backward";
+  const Argument data{"grad_output", grad_output, kOp};
+  check_data(data);
   TORCH_CHECK(present(input) || !((training && need_input) || need_weight),
               "batch_norm_backward: input is needed for the gradient of ",
               need_weight ? "weight" : "input in training", ", but is None");
   TORCH_CHECK(present(weight) || !need_weight,
               "batch_norm_backward: there is no gradient of weight where weight is None");
   if (present(input)) {
-    check_data("input", *input);
-    check_device("grad_output", grad_output, "input", *input);
+    const Argument same{"input", *input, kOp};
+    check_data(same);
+    check_device(data, same);
     TORCH_CHECK(grad_output.scalar_type() == input->scalar_type(),
                 fmt::format("batch_norm_backward: grad_output must have input's dtype, {}, but is "
                             "{}",
@@ -259,9 +267,9 @@ void check_backward(const at::Tensor& grad_output, const std::optional<at::Tenso
                             "shape {}",
                             to_text(input->sym_sizes()), to_text(grad_output.sym_sizes())));
   }
-  if (present(weight)) check_parameter("weight", *weight, "grad_output", grad_output);
-  check_saved("mean", mean, "grad_output", grad_output);
-  check_saved("invstd", invstd, "grad_output", grad_output);
+  if (present(weight)) check_parameter({"weight", *weight, kOp}, data);
+  check_saved({"mean", mean, kOp}, data);
+  check_saved({"invstd", invstd, kOp}, data);
 }
 
 }  // namespace torchbn
