@@ -17,17 +17,23 @@ namespace torchbn {
 ///
 /// input                [N, C, ...], rank 2 or more; float32, float64, bfloat16 or float16
 /// weight, bias         [C] each; absent: 1 and 0
-/// running_mean, _var   [C] each, both or neither; updated in training, where they may be strided
-///                      views: new = (1 - momentum) * old + momentum * batch, with the unbiased
-///                      variance; needed in evaluation
+/// running_mean,        [C] each, both or neither; needed in evaluation. Updated in training:
+/// running_var          new = (1 - momentum) * old + momentum * batch, with the unbiased variance
 /// training             whether to use the statistics of the batch
-/// momentum             weight of the new batch; absent: the cumulative average,
-///                      1 / num_batches_tracked; ignored in evaluation
+/// momentum             weight of the new batch, any finite number; absent: the cumulative average,
+///                      1 / num_batches_tracked, for which running statistics need the counter.
+///                      Ignored in evaluation
 /// eps                  added to the variance; finite and not negative
-/// num_batches_tracked  int64 scalar on the input's device, incremented by one in training
+/// num_batches_tracked  [] int64; incremented by one in training, ignored in evaluation
 ///
-/// weight, bias and the running statistics have the input's dtype or, for the half types, float32,
-/// each independently. An input without elements leaves statistics and counter untouched.
+/// All tensors are on the input's device, and none is sparse. weight, bias and the running
+/// statistics have the input's dtype or, for the half types, float32, each independently. Running
+/// statistics must not require grad.
+///
+/// What training updates, running statistics and counter, may be strided views. But no two of their
+/// elements may share memory, as those of expanded tensors do, nor may one share it with input,
+/// weight or bias. Outside inference mode they must not be inference tensors. An input without
+/// elements leaves them untouched.
 ///
 /// Throws c10::Error, before anything is modified, when an argument does not fit, and in training
 /// when there is only one value per channel.
