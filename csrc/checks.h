@@ -8,6 +8,11 @@ namespace torchbn {
 
 // The argument checks of each operator, called first in every CPU, CUDA and Meta kernel: an error
 // is raised before any memory is touched, in the same words everywhere. Sizes may be symbolic.
+//
+//   input, grad_output                      [N, C, ...]
+//   weight, bias, running_mean, running_var [C], of input's dtype or the float32 of a half type
+//   num_batches_tracked                     [] int64
+//   mean, invstd                            [C] float64
 
 void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                  const std::optional<at::Tensor>& bias,

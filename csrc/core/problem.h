@@ -8,15 +8,16 @@
 namespace torchbn {
 
 // One call of each operator as the kernels see it: checked, allocated, in one of the two layouts,
-// never empty. Input, output and gradients are dense in `extent`'s layout and of type `dtype`.
+// never empty. Where [N, C, S] is said the tensor is dense, of type `dtype` and in the layout of
+// `extent`, which may also be [N, S, C].
 
 struct TrainProblem {
   Extent extent;
   DType dtype = DType::kFloat32;
-  const void* input = nullptr;
-  void* output = nullptr;
-  ChannelVector weight;
-  ChannelVector bias;
+  const void* input = nullptr;  // [N, C, S]
+  void* output = nullptr;       // [N, C, S]
+  ChannelVector weight;         // [C]
+  ChannelVector bias;           // [C]
   RunningStatistics running;
   double eps = 0;
   double* save_mean = nullptr;    // [C]
@@ -26,12 +27,12 @@ struct TrainProblem {
 struct InferenceProblem {
   Extent extent;
   DType dtype = DType::kFloat32;
-  const void* input = nullptr;
-  void* output = nullptr;
-  ChannelVector weight;
-  ChannelVector bias;
-  ChannelVector running_mean;
-  ChannelVector running_var;
+  const void* input = nullptr;  // [N, C, S]
+  void* output = nullptr;       // [N, C, S]
+  ChannelVector weight;         // [C]
+  ChannelVector bias;           // [C]
+  ChannelVector running_mean;   // [C]
+  ChannelVector running_var;    // [C]
   double eps = 0;
   double* save_mean = nullptr;    // [C], copies for the backward pass
   double* save_invstd = nullptr;  // [C]
@@ -41,15 +42,15 @@ struct BackwardProblem {
   Extent extent;
   DType dtype = DType::kFloat32;
   bool training = false;
-  const void* grad_output = nullptr;
-  const void* input = nullptr;  // may be null unless reads_input()
-  ChannelVector weight;
-  const double* mean = nullptr;    // [C]
-  const double* invstd = nullptr;  // [C]
+  const void* grad_output = nullptr;  // [N, C, S]
+  const void* input = nullptr;        // [N, C, S]; may be null unless reads_input()
+  ChannelVector weight;               // [C]
+  const double* mean = nullptr;       // [C]
+  const double* invstd = nullptr;     // [C]
   // Null what is not wanted.
-  void* grad_input = nullptr;
-  MutableChannelVector grad_weight;
-  MutableChannelVector grad_bias;
+  void* grad_input = nullptr;        // [N, C, S]
+  MutableChannelVector grad_weight;  // [C]
+  MutableChannelVector grad_bias;    // [C]
 
   // In evaluation, the input's gradient alone needs no sums.
   bool needs_sums() const {
