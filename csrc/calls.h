@@ -10,9 +10,10 @@
 
 namespace torchbn {
 
-// One checked call of an operator on real tensors: chooses the layout, allocates the outputs in the
-// form that the Meta kernels promise, and describes the work to the kernels. Backends differ only
-// in what they do with problem(). Where empty(), there is no work and results() is complete.
+// One call of an operator on real tensors, whose arguments have been checked: chooses the layout,
+// allocates the outputs in the form that the Meta kernels promise, and describes the work to the
+// kernels. Backends differ only in what they do with problem(). Where empty(), there is no work and
+// results() is complete.
 
 // What the two forward operators share.
 template <typename Problem>

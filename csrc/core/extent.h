@@ -9,7 +9,7 @@ namespace torchbn {
 // How the three axes of an Extent lie in memory, slowest first.
 enum class Layout : uint8_t {
   kChannelsFirst,  // (N, C, S)
-  kChannelsLast,   // (N, S, C); also every 2-D input
+  kChannelsLast,   // (N, S, C); also 2-D inputs of more than one channel
 };
 
 // What is left of an input of any rank: statistics are taken per channel over batch and spatial.

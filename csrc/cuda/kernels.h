@@ -7,15 +7,16 @@
 
 namespace torchbn::cuda {
 
-// Each enqueues one checked, non-empty call on the stream, and neither waits nor allocates, so that
-// a CUDA graph can capture it. The current device is the stream's. The workspace has the policy's
-// size, is aligned to 256 bytes and need not be initialised; its contents mean nothing afterwards.
+// The workspace has the policy's size, is aligned to 256 bytes and need not be initialised; its
+// contents mean nothing afterwards.
 struct Launch {
   LaunchPolicy policy;
   void* workspace = nullptr;
   cudaStream_t stream = nullptr;
 };
 
+// Each enqueues one call on the stream, which is of the current device, and neither waits nor
+// allocates, so that a CUDA graph can capture it.
 cudaError_t train(const TrainProblem& problem, const Launch& launch);
 cudaError_t inference(const InferenceProblem& problem, const Launch& launch);
 cudaError_t backward(const BackwardProblem& problem, const Launch& launch);
