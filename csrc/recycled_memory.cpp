@@ -22,7 +22,7 @@ constexpr size_t kHugePage = size_t{2} << 20;
 constexpr bool kRecycles = true;
 
 // A block in huge pages as far as it has whole ones; null where there is no memory. Refused is the
-// advice where the kernel has no huge pages: the block is as good without.
+// advice where Linux has no huge pages: the block is as good without.
 void* fresh_block(size_t bytes) {
   void* block = nullptr;
   if (posix_memalign(&block, kHugePage, bytes) != 0) return nullptr;
@@ -34,7 +34,7 @@ size_t size_of_block(void* block) {
   return malloc_usable_size(block);
 }
 
-// Allows the kernel to take the huge pages, until they are written again. Is it able to?
+// Allows Linux to take the huge pages, until they are written again. Is it able to?
 bool give_up(void* block, size_t bytes) {
   return madvise(block, bytes / kHugePage * kHugePage, MADV_FREE) == 0;
 }
@@ -109,7 +109,7 @@ class Kept {
   }
 
  private:
-  // For each huge page given up the kernel interrupts all threads of the process, which can take
+  // For each huge page given up Linux interrupts all threads of the process, which can take
   // longer than the call: what is in use all the time, this fraction of the limit, is left alone.
   static constexpr size_t kUntouched = 2;
 

@@ -6,16 +6,19 @@
 
 namespace torchbn {
 
-// Memory for large outputs on the CPU. The C library hands a block of more than 32 MiB back to the
-// kernel as soon as it is freed, so that every output would be made of fresh pages, and clearing
+// Memory for large outputs on the CPU. The C library hands a block of more than 32 MiB back to
+// Linux as soon as it is freed, so that every output would be made of fresh pages, and clearing
 // those takes longer than normalising (102 MB on a Zen 4 server: 23 ms in pages of 4 KiB, 9 in huge
 // ones, 6 where there is nothing to clear).
 //
 // Here a freed block is kept for the next output of about its size, up to a limit on all of them.
-// What it holds is given up (MADV_FREE): a kernel short of memory takes the pages at once, as it
-// would those of files that it can read again. Fresh blocks ask for huge pages.
+// The blocks freed last, up to half of the limit, stay the process's own. What older ones hold is
+// given up (MADV_FREE): where memory is short Linux takes those pages at once, as it would those of
+// files that it can read again. Fresh blocks ask for huge pages.
 //
-// Outputs below this size, and all where the kernel has no MADV_FREE, live in torch's own memory.
+// Outputs below this size, and all where there is no MADV_FREE, live in torch's own memory. Not
+// measured but weighed: a block may be a huge page larger than the output that takes it, which for
+// smaller ones is too much waste, and with a higher bound more outputs would be of fresh pages.
 inline constexpr size_t kLeastRecycled = size_t{4} << 20;
 
 c10::Allocator& recycling_allocator();
