@@ -39,6 +39,4 @@ install(FILES
   "${PROJECT_BINARY_DIR}/torchbn-config-version.cmake"
   "${PROJECT_BINARY_DIR}/TorchbnTorch.cmake"
   DESTINATION ${_configdir})
-if(EXISTS "${PROJECT_SOURCE_DIR}/LICENSE")
-  install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
-endif()
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
