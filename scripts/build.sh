@@ -4,8 +4,11 @@
 #
 #   build.sh [--configure-only] [CMAKE_ARGUMENT...]
 #
-# For example: build.sh -DTORCHBN_CUDA=OFF. CMake keeps what it was told for the next time; the
-# options are listed at the head of CMakeLists.txt. The library is build/libtorchbn.so.
+# For example: build.sh -DTORCHBN_CUDA=OFF. CMake keeps what it was told for the next time. The
+# options are listed at the head of CMakeLists.txt; besides them there are
+#
+#   -DTORCHBN_PYTHON=FILE            the Python whose torch is used (default: that of .venv)
+#   -DCMAKE_CUDA_ARCHITECTURES=LIST  the GPUs to build for (default: 80-real;90a-real;100-real;120)
 
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
-# Checks the sources without running them: format, layers, shell and Python syntax, clang-tidy.
+# Checks the sources without running them, one kind after the other; stops at the first that fails:
+#
+#   Format      format.sh --check, which is clang-format, of C++ and CUDA
+#   Layers      check_layers.sh: which file may include which
+#   Shell       bash -n and, where it is there, shellcheck
+#   Python      the syntax
+#   clang-tidy  the library's C++, as .clang-tidy says; configures build/ where it is not yet
 #
 #   lint.sh [--no-tidy]
 #
 #   --no-tidy  leave out clang-tidy, the slow part (one to two minutes)
+#
+# Runs setup.sh --lint first, which installs what building needs and, by apt where root or sudo is
+# available, what is missing of clang-format, clang-tidy and shellcheck.
 
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds and tests torchbn with the newest release of torch, named below, in
-# .venv-VERSION and build-VERSION, beside those of the torch that the other scripts work with.
+# Builds and tests torchbn with the newest release of torch in .venv-VERSION and build-VERSION, beside
+# those of the torch that the other scripts work with.
 #
 #   test_newest.sh
 #
@@ -11,13 +11,14 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+export TORCHBN_TORCH=2.15.0
+
 case ${1-} in
-  -h | --help) help && exit ;;
+  -h | --help) help && echo "Now VERSION is $TORCHBN_TORCH." && exit ;;
   '') ;;
   *) die "unknown argument $1; see --help" ;;
 esac
 
-export TORCHBN_TORCH=2.15.0
 "$root/scripts/build.sh" -DCMAKE_CUDA_ARCHITECTURES=90a-real -DTORCHBN_BUILD_EXAMPLES=OFF \
   -DTORCHBN_WERROR=ON
 "$root/scripts/test.sh" --cpp --exclude-regex '^internals_test$'
