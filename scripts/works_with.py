@@ -1,9 +1,9 @@
 """Writes the table "works with" into README.md, between the two markers there.
 
 Every row is proved by tests, and made from them alone: a test in test/python/ that is marked
-`works_with("...")`, or one of test/consumer/CMakeLists.txt that says WORKS_WITH "...", adds its
-name, read as a sentence, to the row of that title. With --check nothing is written; the exit status
-says whether the README shows the tests as they are.
+`works_with("...")`, or one of test/consumer/CMakeLists.txt that says WORKS_WITH "...", adds its file
+to the row of that title. With --check nothing is written; the exit status says whether the README
+shows the tests as they are.
 """
 
 import argparse
@@ -56,12 +56,10 @@ def collect(tests=TESTS):
 
 
 def section(rows):
-    lines = ["| with | what is tested |", "|---|---|"]
+    lines = ["| with | tested in |", "|---|---|"]
     for title, files in rows.items():
-        cells = ["; ".join(name.removeprefix("test_").replace("_", " ") for name in names)
-                 + f" ([{file.removeprefix('python/')}](test/{file}))"
-                 for file, names in files.items()]
-        lines.append(f"| {title} | {'<br>'.join(cells)} |")
+        links = [f"[{file.removeprefix('python/')}](test/{file})" for file in files]
+        lines.append(f"| {title} | {', '.join(links)} |")
     return "\n".join(lines) + "\n"
 
 

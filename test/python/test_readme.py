@@ -65,8 +65,16 @@ torchbn_add_step(first_step WORKS_WITH "files"
 torchbn_add_consumer(unmarked PROJECT some)
 torchbn_add_consumer(a_project WORKS_WITH "projects" PROJECT some)
 """)
-    assert works_with.collect(tmp_path) == {
+    rows = works_with.collect(tmp_path)
+    assert rows == {
         "files": {"python/test_some.py": ["test_first_thing", "test_second"],
                   "consumer/CMakeLists.txt": ["first_step"]},
         "Parameters": {"python/test_some.py": ["test_first_thing"]},
         "projects": {"consumer/CMakeLists.txt": ["a_project"]}}
+    assert works_with.section(rows) == """\
+| with | tested in |
+|---|---|
+| files | [test_some.py](test/python/test_some.py), [consumer/CMakeLists.txt](test/consumer/CMakeLists.txt) |
+| Parameters | [test_some.py](test/python/test_some.py) |
+| projects | [consumer/CMakeLists.txt](test/consumer/CMakeLists.txt) |
+"""
