@@ -188,7 +188,11 @@ def origin(record):
 
 LEGEND = ("Ratios are a peer's time / torchbn's, above 1 where torchbn is faster; those without "
           "a name are against the best peer of a case. \"of floor\": the floor's time / torchbn's. "
-          "Mean: the geometric one. Lost: the whole interval lies below 1.")
+          "Mean: the geometric one. Lost: the whole interval lies below 1. Allocation default: "
+          "outputs come as each library allocates them. Those of floor and peers are often fresh "
+          "pages, which take time; torchbn's are recycled (see Memory in the README), hence more "
+          "than 100% of floor. Allocation warm: the C library keeps freed memory, so that nobody "
+          "pays for pages.")
 
 
 def notes(record):
