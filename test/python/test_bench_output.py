@@ -183,3 +183,14 @@ def test_a_readme_without_markers_is_left_alone(tmp_path):
 def test_the_readme_of_the_repository_has_the_markers():
     for section in (readme.SECTION, readme.CALLS):
         section.replace((ROOT / "README.md").read_text(), "anything\n")
+
+
+def test_the_readme_of_the_repository_shows_committed_results():
+    def is_current(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            readme.main([*map(str, arguments), "--check"])
+        return not ended.value.code
+
+    results = ROOT / "scripts" / "bench" / "results"
+    assert any(is_current(path) for path in results.glob("bench_*.json"))
+    assert is_current("--calls", *sorted(results.glob("calls_*.json")))
