@@ -1,7 +1,8 @@
 """Importing torchbn loads its operators, torch.ops.torchbn.batch_norm and the others.
 
-The library is the first of these that there is: one that the process has loaded already, the file
-that the environment variable TORCHBN_LIBRARY names, lib/libtorchbn.so beside this file.
+A library that the process has loaded already stays; else it is the file that the environment variable
+TORCHBN_LIBRARY names or, where that is not set, lib/libtorchbn.so beside this file. If that file is
+missing, importing fails.
 """
 
 import os
