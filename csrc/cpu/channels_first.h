@@ -49,10 +49,10 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
   using Sums = typename Operation::Sums;
   const int64_t channels = chunks.extent.channels;
   // At least eight chunks for each thread: one more or less matters little then.
-  const int64_t least = div_up(8 * team.size, chunks.count);
+  const int64_t least = ceil_div(8 * team.size, chunks.count);
   const int64_t most =
       std::clamp(team.size * kCoreBytes / channel_bytes, std::min(least, channels), channels);
-  const int64_t size = div_up(channels, div_up(channels, most));
+  const int64_t size = ceil_div(channels, ceil_div(channels, most));
   const auto partial = std::make_unique<Sums[]>(size * chunks.count);
   for (int64_t c = 0; c < channels; c += size) {
     const Group group{c, std::min(size, channels - c)};
@@ -148,7 +148,7 @@ void run_channels_first(const Extent& e, int64_t element_size, Operation& op,
 template <typename Operation, typename AnyTeam = Team>
 void map_channels_first(const Extent& e, const Operation& op, const AnyTeam& team = {}) {
   const int64_t length = std::min(e.spatial, Chunks::kTarget);
-  const int64_t pieces = div_up(e.spatial, length);
+  const int64_t pieces = ceil_div(e.spatial, length);
   const auto map = [&](int64_t plane, int64_t planes, int64_t first, int64_t last) {
     const int64_t from = first * length;
     const int64_t size = std::min(last * length, e.spatial) - from;

@@ -21,8 +21,8 @@ struct Table2d {
         width(copies * channels),
         rows(e.count() / copies),
         rest(e.count() % copies * channels),
-        rows_per_chunk(std::max(kMinRows, div_up(rows, kMaxChunks))),
-        chunks(std::max<int64_t>(div_up(rows, rows_per_chunk), 1)) {}
+        rows_per_chunk(std::max(kMinRows, ceil_div(rows, kMaxChunks))),
+        chunks(std::max<int64_t>(ceil_div(rows, rows_per_chunk), 1)) {}
 
   // A chunk leaves 16 bytes per column: little beside 128 rows. Many chunks would make merging
   // slow, few could not be shared out among threads.
@@ -181,7 +181,7 @@ template <typename Operation, typename AnyTeam = Team>
 void run_channels_last(const Table2d& table, Operation& op, const AnyTeam& team = {}) {
   // Eight items or more for each thread: one more or less matters little then.
   const bool whole_rows = rows_suffice(table, table.rows_per_chunk, team.size);
-  const Panels panels(table, whole_rows ? 1 : div_up(8 * team.size, table.chunks));
+  const Panels panels(table, whole_rows ? 1 : ceil_div(8 * team.size, table.chunks));
   const std::unique_ptr<double[]> partial(new double[table.chunks * 2 * table.channels]);
   team.for_items(table.chunks * panels.count,
                  std::min(table.rows, table.rows_per_chunk) * table.width / panels.count,

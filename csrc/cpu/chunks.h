@@ -18,8 +18,8 @@ struct Chunks {
       : extent(e),
         images(std::clamp<int64_t>(kTarget / e.spatial, 1, e.batch)),
         length(std::min(e.spatial, kTarget)),
-        pieces(div_up(e.spatial, length)),
-        count(div_up(e.batch, images) * pieces) {}
+        pieces(ceil_div(e.spatial, length)),
+        count(ceil_div(e.batch, images) * pieces) {}
 
   // Long enough to make folding cheap, short enough to share a channel out among threads.
   static constexpr int64_t kTarget = 8192;

@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <cstdint>
 
-namespace torchbn::cpu {
+#include "core/integers.h"
 
-inline int64_t div_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
+namespace torchbn::cpu {
 
 // Elements that are worth a thread: some 5 us of work, about what waking one costs.
 inline constexpr int64_t kGrain = 16384;
@@ -17,7 +15,7 @@ inline constexpr int64_t kGrain = 16384;
 struct Parts {
   Parts(int64_t all, int64_t cost, int64_t threads)
       : items(all),
-        count(std::min(threads, div_up(all, div_up(kGrain, std::max<int64_t>(cost, 1))))) {}
+        count(std::min(threads, ceil_div(all, ceil_div(kGrain, std::max<int64_t>(cost, 1))))) {}
 
   // Part i holds the items [begin(i), begin(i + 1)).
   int64_t begin(int64_t part) const { return items / count * part + std::min(part, items % count); }
@@ -29,7 +27,7 @@ struct Parts {
 // Does sharing out items of `size` elements, the last one perhaps a shorter one, give no thread
 // more than 1.25 times its share of `all` elements?
 inline bool shares_evenly(int64_t all, int64_t size, int64_t threads) {
-  const int64_t most = div_up(div_up(all, size), threads) * size;
+  const int64_t most = ceil_div(ceil_div(all, size), threads) * size;
   return most * threads * 4 <= all * 5;
 }
 

@@ -17,7 +17,7 @@ constexpr int64_t kUnitsPerMultiprocessor = 8;
 // kernel most of the partial sums.
 constexpr int kTileColumns = 32;
 
-constexpr size_t kWorkspaceAlignment = 256;
+constexpr int64_t kWorkspaceAlignment = 256;
 
 template <typename Tiling>
 void divide_and_launch(Tiling& tiling, const DeviceLimits& device) {
@@ -64,9 +64,8 @@ LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_
 
 void lay_out_workspace(LaunchPolicy& policy, int64_t channels, int64_t parts) {
   policy.parts = parts;
-  const auto partial_bytes = static_cast<size_t>(parts * channels * kSumsBytes);
   policy.coefficients_offset =
-      (partial_bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+      static_cast<size_t>(round_up(parts * channels * kSumsBytes, kWorkspaceAlignment));
   policy.workspace_bytes =
       policy.coefficients_offset + static_cast<size_t>(channels * kCoefficientBytes);
 }

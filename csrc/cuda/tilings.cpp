@@ -10,10 +10,6 @@ namespace {
 // A thread that reads fewer vectors than this costs more in merging than it wins in parallelism.
 constexpr int64_t kMinVectorsPerThread = 4;
 
-int64_t round_up(int64_t a, int64_t b) {
-  return ceil_div(a, b) * b;
-}
-
 int full_width(DType dtype) {
   return kVectorBytes / static_cast<int>(size_of(dtype));
 }

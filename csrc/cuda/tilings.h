@@ -5,6 +5,7 @@
 #include "core/dtype.h"
 #include "core/extent.h"
 #include "core/host_device.h"
+#include "core/integers.h"
 
 namespace torchbn::cuda {
 
@@ -19,10 +20,6 @@ inline constexpr int kVectorBytes = 16;
 inline constexpr int kBlock = 256;
 // The longest virtual row, in vectors, that is one channels-last tile.
 inline constexpr int kLongestRow = 64;
-
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // The channels come in groups, whose sums are complete when those of its `splits` units are merged.
 // Unit = split * groups + group: neighbouring units are neighbouring channels of the same samples.

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "core/host_device.h"
+#include "core/integers.h"
 #include "cuda/tilings.h"
 
 namespace torchbn::cuda {
@@ -26,7 +27,7 @@ struct ChannelsFirstWalk {
     const int64_t end = wanted_end < tiling.vectors ? wanted_end : tiling.vectors;
     const int64_t first = begin + thread;
     if (first >= end) return;
-    left = (end - first + tiling.block - 1) / tiling.block;
+    left = ceil_div(end - first, tiling.block);
     const int64_t sample = first / tiling.plane;
     position_ = first - sample * tiling.plane;
     next = ((sample * tiling.channels + channel) * tiling.plane + position_) * tiling.width;
@@ -90,7 +91,7 @@ struct ChannelsLastWalk {
     const int64_t planes = tiling.plane == 1 ? value : value / tiling.plane;
     first_lane = {planes % tiling.channels, (planes + 1) * tiling.plane - value};
     if (row_in_tile >= tiling.rows || column >= tiling.row_vectors || first >= end) return;
-    left = (end - first + tiling.rows - 1) / tiling.rows;
+    left = ceil_div(end - first, tiling.rows);
     next = (first * tiling.row_vectors + column) * tiling.width;
 
     const int64_t last = next + (left - 1) * distance(tiling);

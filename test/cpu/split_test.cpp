@@ -40,7 +40,7 @@ TEST(PartsTest, CoverEveryItemOnceInEqualShares) {
         for (int64_t i = 0; i < parts.count; ++i) {
           const int64_t size = parts.begin(i + 1) - parts.begin(i);
           ASSERT_GE(size, items / parts.count);
-          ASSERT_LE(size, cpu::div_up(items, parts.count));
+          ASSERT_LE(size, ceil_div(items, parts.count));
         }
       }
     }
