@@ -2,7 +2,7 @@
 
 import sys
 
-import suites
+import process
 
 SECONDS = {False: 240, True: 60}
 
@@ -19,7 +19,7 @@ def command(check):
 
 
 def run(check):
-    status = suites.start(command(check), check.seconds(SECONDS))
+    status = process.start(command(check), check.seconds(SECONDS))
     reason = {"timed_out": True} if status is None else {}
     # The numbers are in the benchmark's own file, bench_<GPU>.json.
     return {"passed": status == 0, **reason}

@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 
+import process
 import suites
 
 TOOLS = ["memcheck", "racecheck", "synccheck", "initcheck"]
@@ -95,10 +96,10 @@ def run(check):
         print(f"==> compute-sanitizer: {tool}", flush=True)
         log, report = check.work / f"{tool}.log", check.work / f"{tool}.json"
         begin = time.monotonic()
-        status = suites.start(command(sanitizer, tool, log, (program, report), check.quick),
-                              check.seconds(SECONDS), env={**check.environment, **ENVIRONMENT})
-        tests = suites.of_googletest(suites.read(report))
-        verdict = judge(suites.read(log), tool)
+        status = process.start(command(sanitizer, tool, log, (program, report), check.quick),
+                               check.seconds(SECONDS), env={**check.environment, **ENVIRONMENT})
+        tests = suites.of_googletest(process.read(report))
+        verdict = judge(process.read(log), tool)
         reason = unusable(verdict, tests)
         if reason:
             return {"skipped_because": f"compute-sanitizer does not work here: {reason}"}

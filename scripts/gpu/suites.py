@@ -2,9 +2,10 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+
+import process
 
 # For one program.
 SECONDS = {False: 240, True: 60}
@@ -55,18 +56,6 @@ def good(status, result):
     return status == 0 and result["finished"] and not result["failed"]
 
 
-def start(command, seconds, **options):
-    """The exit status, or None where the time was up."""
-    try:
-        return subprocess.run(command, timeout=seconds, check=False, **options).returncode
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def read(path):
-    return path.read_text() if path.exists() else ""
-
-
 def run(check):
     found, passed = {}, True
     has_pytest = importlib.util.find_spec("pytest")
@@ -75,17 +64,17 @@ def run(check):
     for program in programs(check.build):
         print(f"==> C++: {program.name}", flush=True)
         report = check.work / f"{program.name}.json"
-        status = start(cpp_command(program, report, check.quick), check.seconds(SECONDS))
-        found[program.name] = of_googletest(read(report))
+        status = process.start(cpp_command(program, report, check.quick), check.seconds(SECONDS))
+        found[program.name] = of_googletest(process.read(report))
         passed &= good(status, found[program.name])
     if has_pytest:
         print("==> Python: pytest -m gpu", flush=True)
         report = check.work / "pytest.xml"
-        status = start(python_command(report, check.root), check.seconds(SECONDS), cwd=check.root)
-        found["pytest -m gpu"] = of_pytest(read(report))
+        status = process.start(python_command(report, check.root), check.seconds(SECONDS),
+                               cwd=check.root)
+        found["pytest -m gpu"] = of_pytest(process.read(report))
         passed &= good(status, found["pytest -m gpu"])
     else:
         found["pytest -m gpu"] = {"skipped_because": "this Python has no pytest"}
     passed &= any(result.get("run") for result in found.values())
     return {"passed": passed, "tests": found}
-

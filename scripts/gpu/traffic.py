@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 
-import suites
+import process
 from kernel_names import brief
 
 SECONDS = {False: 150, True: 45}
@@ -129,9 +129,9 @@ def run(check):
         return {"skipped_because": "ncu is missing"}
     labels, log = check.work / "labels.json", check.work / "ncu.csv"
     with log.open("w") as stream:
-        status = suites.start(command(ncu, check, labels), check.seconds(SECONDS), stdout=stream,
-                              stderr=stream)
-    output = suites.read(log)
+        status = process.start(command(ncu, check, labels), check.seconds(SECONDS), stdout=stream,
+                               stderr=stream)
+    output = process.read(log)
     reason = no_counters(output)
     if reason:
         return {"skipped_because": f"ncu does not work here: {reason}"}

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "gpu"))
 import benchmark  # noqa: E402
 import check  # noqa: E402
 import origin  # noqa: E402
+import process  # noqa: E402
 import sanitize  # noqa: E402
 import suites  # noqa: E402
 import traffic  # noqa: E402
@@ -242,7 +243,7 @@ def fake_sanitizer(made_up, monkeypatch, logs, *, status=0, report=GOOGLETEST):
             stream.write(report)
         return status
 
-    monkeypatch.setattr(suites, "start", start)
+    monkeypatch.setattr(process, "start", start)
     return sanitize.run(made_up)
 
 
@@ -337,7 +338,7 @@ def test_ncu_without_counters_is_skipped(made_up, monkeypatch, output, reason):
         return 1
 
     monkeypatch.setattr(traffic.shutil, "which", lambda *_, **__: "ncu")
-    monkeypatch.setattr(suites, "start", start)
+    monkeypatch.setattr(process, "start", start)
     assert reason in traffic.run(made_up)["skipped_because"]
 
 
