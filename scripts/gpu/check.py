@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import time
@@ -62,6 +63,8 @@ def main(arguments=None):
     parser.add_argument("--only", choices=list(PARTS))
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)
+    # Programs are started in sessions of their own: who ends this one by a signal ends them too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options.out.mkdir(parents=True, exist_ok=True)
     parts = [options.only] if options.only else list(PARTS)
     with tempfile.TemporaryDirectory() as work:

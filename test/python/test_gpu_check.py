@@ -2,9 +2,12 @@
 
 import json
 import os
+import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -155,6 +158,45 @@ def test_a_program_that_dies_or_hangs_is_a_failure(made_up, monkeypatch):
     monkeypatch.setitem(suites.SECONDS, False, 0.5)
     program(good, "import time; time.sleep(60)")
     assert not suites.run(made_up)["passed"]
+
+
+def is_alive(pid):
+    """Whether it runs: who has ended may wait for a parent to ask."""
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("ended_by", ["time", "error"])
+def test_a_program_is_ended_with_all_that_it_has_started(tmp_path, ended_by):
+    started = tmp_path / "pid"
+    # As pytest does with its workers, and a sanitizer with the program that it watches.
+    command = ["sh", "-c", f"sleep 60 & echo $! > '{started}'; wait"]
+    begin = time.monotonic()
+    if ended_by == "time":
+        assert process.start(command, 1) is None
+    else:
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.alarm(1)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                process.start(command, 60)
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begin < 30
+    pid = int(started.read_text())
+    for _ in range(100):
+        if not is_alive(pid):
+            break
+        time.sleep(0.1)
+    assert not is_alive(pid)
+    assert process.start(["sh", "-c", "exit 7"], 60) == 7
 
 
 def test_a_sanitizer_watches_our_kernels_and_all_of_them_for_uninitialised_memory():
