@@ -5,12 +5,12 @@
 #
 #   --out DIR    where the results go (default: scripts/bench/results)
 #   --only PART  test      the tests, C++ and Python, those that need a GPU among them
-#                sanitize  compute-sanitizer over the tests that start every kernel once
 #                bench     the benchmark, on few shapes (scripts/bench.sh has them all)
+#                sanitize  compute-sanitizer over the tests that start every kernel once
 #                profile   bytes that ncu counts, beside the model's
-#   --quick      less of everything: 3 minutes rather than 10
+#   --quick      less of everything: 3 minutes rather than 9
 #
-# A part whose tool is missing is skipped and says so. Needs no network and installs nothing: takes
+# A part whose tool is missing, or for which no time is left, is skipped and says so. Needs no network and installs nothing: takes
 # $PYTHON, or else the python3 or .venv that has torch, and the build/ that is there, even one made on
 # another machine; where there is none it builds one (the library alone where GoogleTest is missing).
 # Results name the GPU, its driver and the versions of torch and CUDA, but no host and no path.
@@ -32,7 +32,7 @@ while (($#)); do
       shift
       ;;
     --only)
-      [[ ${2-} =~ ^(test|sanitize|bench|profile)$ ]] || die "--only takes test, sanitize, bench or profile"
+      [[ ${2-} =~ ^(test|bench|sanitize|profile)$ ]] || die "--only takes test, bench, sanitize or profile"
       options+=(--only "$2")
       shift
       ;;

@@ -1,12 +1,14 @@
 """The parts of scripts/gpu_check.sh, which prepares the environment and explains the options."""
 
 import argparse
+import math
 import os
 import pathlib
 import signal
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, field
 
 import benchmark
@@ -15,10 +17,18 @@ import sanitize
 import suites
 import traffic
 
-PARTS = {"test": suites.run, "sanitize": sanitize.run, "bench": benchmark.run,
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
+from peers import brief  # noqa: E402
+
+# In order, what is wanted most first.
+PARTS = {"test": suites.run, "bench": benchmark.run, "sanitize": sanitize.run,
          "profile": traffic.run}
-# For all parts together; what is still running then is ended and counts as failed.
-SECONDS = {False: 600, True: 180}
+# For all parts together, a minute less than the ten that machines are lent for. What is still
+# running then is ended and counts as failed.
+SECONDS = {False: 540, True: 180}
+# In what proportion the parts share the time: what one leaves is for those behind it.
+SHARES = {"test": 8, "bench": 5, "sanitize": 4, "profile": 3}
+LEAST_SECONDS = 20  # for a part
 
 
 @dataclass
@@ -32,21 +42,43 @@ class Check:
     quick: bool = False
     environment: dict = field(default_factory=lambda: dict(os.environ))
     begin: float = field(default_factory=time.monotonic)
+    end: float = math.inf  # of the part that runs
 
-    def seconds(self, wanted):
-        """What a program may take that wants so many, by `quick`."""
-        left = self.begin + SECONDS[self.quick] - time.monotonic()
-        return max(0, min(wanted[self.quick], left))
+    def left(self):
+        """Seconds for all parts that are to come."""
+        return self.begin + SECONDS[self.quick] - time.monotonic()
+
+    def begin_part(self, parts):
+        """The first of the parts begins, the others are to come."""
+        share = SHARES[parts[0]] / sum(SHARES[part] for part in parts)
+        self.end = time.monotonic() + min(self.left(), max(share * self.left(), LEAST_SECONDS))
+
+    def seconds(self, fraction=1):
+        """What a program may take that gets this fraction of what is left for the part."""
+        return max(0, fraction * (self.end - time.monotonic()))
+
+
+def result_of(check, part):
+    if check.left() < LEAST_SECONDS:
+        return {"skipped_because": "no time is left for it"}
+    try:
+        return PARTS[part](check)
+    except Exception as error:  # the other parts, which have nothing to do with it, go on
+        traceback.print_exc()
+        return {"passed": False, "error": brief(error)}
 
 
 def run(check, parts, command):
     """Runs the parts and writes a result for each; whether none has failed."""
     where = origin.origin(command)
     good = True
-    for part in parts:
+    for number, part in enumerate(parts):
         print(f"==> {part}", flush=True)
-        result = PARTS[part](check)
-        path = origin.save(check.out, part, {**where, "part": part, "quick": check.quick, **result})
+        check.begin_part(parts[number:])
+        begin = time.monotonic()
+        result = {**where, "part": part, "quick": check.quick, **result_of(check, part),
+                  "seconds": round(time.monotonic() - begin, 1)}
+        path = origin.save(check.out, part, result)
         word = f"skipped: {result['skipped_because']}" if "skipped_because" in result else \
             "passed" if result["passed"] else "FAILED"
         print(f"==> {part} {word}; {path.name}", flush=True)

@@ -18,7 +18,6 @@ import sys
 import process
 from kernel_names import brief
 
-SECONDS = {False: 150, True: 45}
 READ, WRITTEN, CACHE, TIME = METRICS = [
     "dram__bytes_read.sum", "dram__bytes_write.sum", "lts__t_bytes.sum", "gpu__time_duration.sum"]
 MARK = "spin_kernel"  # torch.cuda._sleep
@@ -129,7 +128,7 @@ def run(check):
         return {"skipped_because": "ncu is missing"}
     labels, log = check.work / "labels.json", check.work / "ncu.csv"
     with log.open("w") as stream:
-        status = process.start(command(ncu, check, labels), check.seconds(SECONDS), stdout=stream,
+        status = process.start(command(ncu, check, labels), check.seconds(), stdout=stream,
                                stderr=stream)
     output = process.read(log)
     reason = no_counters(output)

@@ -35,8 +35,8 @@ def shell(*arguments, **environment):
 
 
 @pytest.mark.parametrize("arguments, text", [
-    (["--only"], "--only takes test, sanitize, bench or profile"),
-    (["--only", "all"], "--only takes test, sanitize, bench or profile"),
+    (["--only"], "--only takes test, bench, sanitize or profile"),
+    (["--only", "all"], "--only takes test, bench, sanitize or profile"),
     (["--out"], "--out takes a folder"), (["--no-bench"], "unknown argument --no-bench")])
 def test_bad_options_are_explained(arguments, text):
     done = shell(*arguments)
@@ -50,14 +50,62 @@ def test_without_a_gpu_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_time_is_shared(monkeypatch):
+def test_the_time_is_shared():
     made = check.Check(*[None] * 4, quick=True)
-    assert made.seconds({True: 5, False: 60}) == 5
-    assert 170 < made.seconds({True: 1000}) <= 180
-    made.begin -= 179
-    assert made.seconds({True: 5}) <= 1
-    made.begin -= 5
-    assert made.seconds({True: 5}) == 0
+    assert 170 < check.SECONDS[True] - 5 < check.SECONDS[False] < 600 - 45
+    parts = list(check.PARTS)
+    assert parts == ["test", "bench", "sanitize", "profile"] == list(check.SHARES)
+    made.begin_part(parts)
+    assert 70 < made.seconds() <= 72 and 17 < made.seconds(0.25) <= 18
+    # What a part leaves is for those behind it, what it has taken beyond its share is not theirs.
+    made.begin_part(parts[1:])
+    assert 73 < made.seconds() <= 75
+    made.begin -= 120
+    made.begin_part(parts[1:])
+    assert 24 < made.seconds() <= 25
+    made.begin -= 20
+    made.begin_part(parts[1:])
+    assert 19 < made.seconds() <= 20, "where its share is little, a part has the least that it needs"
+    made.begin += 20
+    made.begin_part(["profile"])
+    assert 58 < made.seconds() <= 60
+    made.begin -= 65
+    made.begin_part(["profile"])
+    assert made.seconds() == 0
+
+
+def test_no_part_begins_that_cannot_end(made_up, monkeypatch, capsys):
+    begun = []
+    monkeypatch.setattr(check, "PARTS", {
+        part: lambda _, part=part: begun.append(part) or {"passed": True} for part in check.PARTS})
+    seconds = []
+
+    def takes_fifteen_seconds(made):
+        seconds.append(made.seconds())
+        made.begin -= 15
+        return {"passed": True}
+
+    assert check.run(made_up, list(check.PARTS), "c") and len(begun) == 4
+    begun.clear()
+    made_up.begin -= check.SECONDS[False] - 30
+    monkeypatch.setitem(check.PARTS, "test", takes_fifteen_seconds)
+    assert check.run(made_up, list(check.PARTS), "c")
+    assert 19 < seconds[0] <= 20 and not begun
+    assert "bench skipped: no time is left for it" in capsys.readouterr().out
+    record = json.loads((made_up.out / "gpu_bench_nvidia_chip_9.json").read_text())
+    assert record["skipped_because"] == "no time is left for it"
+
+
+def test_a_part_that_breaks_stops_no_other(made_up, monkeypatch, capsys):
+    def breaks(_):
+        raise ValueError(f"no table in {made_up.work}/ncu.csv\nand more")
+
+    monkeypatch.setattr(check, "PARTS", {"profile": breaks, "test": lambda _: {"passed": True}})
+    assert not check.run(made_up, ["profile", "test"], "c")
+    record = json.loads((made_up.out / "gpu_profile_nvidia_chip_9.json").read_text())
+    assert not record["passed"] and record["error"] == "ValueError: no table in ncu.csv"
+    assert json.loads((made_up.out / "gpu_test_nvidia_chip_9.json").read_text())["passed"]
+    assert "and more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -155,7 +203,7 @@ def test_a_program_that_dies_or_hangs_is_a_failure(made_up, monkeypatch):
     assert suites.run(made_up)["passed"]
     program(good, REPORT + f"open(report, 'w').write({GOOGLETEST!r})")
     assert not suites.run(made_up)["passed"]
-    monkeypatch.setitem(suites.SECONDS, False, 0.5)
+    made_up.end = time.monotonic() + 2
     program(good, "import time; time.sleep(60)")
     assert not suites.run(made_up)["passed"]
 
@@ -293,6 +341,9 @@ def test_a_sanitizer_run_passes_only_when_tests_ran_and_nothing_was_found(made_u
     logs = {"racecheck": NO_RACE}
     good = fake_sanitizer(made_up, monkeypatch, logs, report=RAN)
     assert good["passed"] and set(good["tools"]) == set(sanitize.TOOLS)
+    made_up.quick = True
+    assert set(fake_sanitizer(made_up, monkeypatch, logs, report=RAN)["tools"]) == {"memcheck"}
+    made_up.quick = False
     for wrong in (dict(report=SKIPPED), dict(report=GOOGLETEST), dict(report=""), dict(status=1),
                   dict(status=None)):
         assert not fake_sanitizer(made_up, monkeypatch, logs, **{"report": RAN, **wrong})["passed"]
