@@ -21,13 +21,11 @@ OURS = "torchbn"
 ERROR_STATUS = 99
 
 
-def command(sanitizer, tool, log, tests, quick):
+def command(sanitizer, tool, log, program, quick):
     watched = [] if tool == "initcheck" else ["--kernel-name", f"kernel_substring={OURS}"]
-    program, report = tests
     return [sanitizer, "--tool", tool, "--error-exitcode", str(ERROR_STATUS),
             "--print-limit", "20", "--log-file", str(log), *watched,
-            str(program), "--gtest_brief=1", f"--gtest_filter={FILTER[quick]}",
-            f"--gtest_output=json:{report}"]
+            str(program), "--gtest_color=no", f"--gtest_filter={FILTER[quick]}"]
 
 
 # Without torch's cache every tensor is an allocation, beyond whose end a sanitizer sees.
@@ -95,12 +93,11 @@ def run(check):
     tools = QUICK_TOOLS if check.quick else TOOLS
     for number, tool in enumerate(tools):
         print(f"==> compute-sanitizer: {tool}", flush=True)
-        log, report = check.work / f"{tool}.log", check.work / f"{tool}.json"
+        log = check.work / f"{tool}.log"
         begin = time.monotonic()
-        status = process.start(command(sanitizer, tool, log, (program, report), check.quick),
-                               check.seconds(1 / (len(tools) - number)),
-                               env={**check.environment, **ENVIRONMENT})
-        tests = suites.of_googletest(process.read(report))
+        status, tests, _ = suites.run_googletest(
+            command(sanitizer, tool, log, program, check.quick), check.work / f"{tool}.txt",
+            check.seconds(1 / (len(tools) - number)), env={**check.environment, **ENVIRONMENT})
         verdict = judge(process.read(log), tool)
         reason = unusable(verdict, tests)
         if reason:
@@ -110,5 +107,5 @@ def run(check):
         # initcheck's exit status counts what is not ours as well.
         right_exit = status in (0, ERROR_STATUS) if tool == "initcheck" else status == 0
         passed &= (right_exit and verdict["finished"] and verdict["errors"] == 0
-                   and tests["run"] > 0 and not tests["failed"])
+                   and tests["finished"] and tests["run"] > 0 and not tests["failed"])
     return {"passed": bool(passed), "tests": FILTER[check.quick], "tools": found}

@@ -6,6 +6,8 @@ import helpers
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a GPU; `pytest -m gpu` runs only these")
+    config.addinivalue_line("markers", "alone: needs a GPU for itself, its memory or its time, and is "
+                            "not run beside others by scripts/gpu_check.sh")
     config.addinivalue_line("markers", "works_with(what): proves a row of the README's table "
                             "(scripts/works_with.py)")
     try:

@@ -179,6 +179,7 @@ def test_several_streams_at_once():
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.alone
 def test_calls_return_before_the_gpu_is_done():
     x, dy, affine, buffers = problem((16, 8, 32, 32))
     run(x, dy, affine, buffers, True)
@@ -217,6 +218,7 @@ def pieces_of(shape, limit=2**26):
             for n in range(0, shape[0], images) for s in range(0, shape[2], length)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("shape, layout", [
     ((2**15 + 8, 2, 2**15), "contiguous"), ((2**15 + 8, 2, 2**15), "channels_last"),
     ((3, 1, 2**30), "contiguous"), ((2**22 + 1, 512, 1), "contiguous")], ids=str)

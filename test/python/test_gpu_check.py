@@ -157,55 +157,149 @@ def test_every_part_leaves_a_result_that_names_no_path(made_up, monkeypatch, tmp
     assert not json.loads((made_up.out / "gpu_bench_nvidia_chip_9.json").read_text())["passed"]
 
 
-GOOGLETEST = json.dumps({"tests": 3, "testsuites": [{"name": "S", "testsuite": [
-    {"name": "A", "classname": "S", "status": "RUN", "result": "COMPLETED"},
-    {"name": "B", "classname": "S", "status": "RUN", "result": "SKIPPED"},
-    {"name": "C", "classname": "S", "status": "RUN", "result": "COMPLETED",
-     "failures": [{"failure": "no", "type": ""}]}]}]})
-RAN = GOOGLETEST.replace('"failures"', '"nothing"')
-SKIPPED = RAN.replace("COMPLETED", "SKIPPED")
-JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest">
-<testcase classname="test.python.test_cuda" name="test_a" time="0.1" />
-<testcase classname="test.python.test_cuda" name="test_b"><failure message="no">..</failure></testcase>
-<testcase classname="test.python.test_cuda" name="test_c"><error message="no">..</error></testcase>
-<testcase classname="test.python.test_cuda" name="test_d"><skipped message="no GPU" /></testcase>
-</testsuite></testsuites>"""
+GOOGLETEST = """Running main() from gtest_main.cc
+[==========] Running 4 tests from 1 test suite.
+[----------] Global test environment set-up.
+[ RUN      ] Cuda/S.A/Float
+[       OK ] Cuda/S.A/Float (3 ms)
+[ RUN      ] Cuda/S.B/Half
+support/cases.h:20: Skipped
+no GPU
+[  SKIPPED ] Cuda/S.B/Half (0 ms)
+[ RUN      ] S.C
+parity_test.cpp:7: Failure
+Value of: equal
+said without an end of the line[  FAILED  ] S.C, where GetParam() = (4, "split") (12 ms)
+[ RUN      ] S.D
+[       OK ] S.D (0 ms)
+[----------] 4 tests from S (15 ms total)
+[==========] 4 tests from 1 test suite ran. (15 ms total)
+[  PASSED  ] 2 tests.
+[  SKIPPED ] 1 test, listed below:
+[  SKIPPED ] Cuda/S.B/Half
+[  FAILED  ] 1 test, listed below:
+[  FAILED  ] S.C, where GetParam() = (4, "split")
+
+ 1 FAILED TEST
+"""
+RAN = re.sub(r"\[  FAILED  \] S.*", "[       OK ] S.C (12 ms)", GOOGLETEST)
+SKIPPED = RAN.replace("[       OK ]", "[  SKIPPED ]")
+DEAD = GOOGLETEST.partition("[       OK ] S.D")[0]
 
 
-def test_reports_of_the_tests_are_counted():
-    assert suites.of_googletest(GOOGLETEST) == suites.counts(2, 1, ["S.C"])
-    assert suites.of_pytest(JUNIT) == suites.counts(
-        3, 1, ["test.python.test_cuda.test_b", "test.python.test_cuda.test_c"])
+def test_what_a_program_prints_is_counted():
+    assert suites.of_googletest(GOOGLETEST) == {
+        "finished": True, "run": 3, "skipped": 1, "failed": ["S.C"], "running": []}
+    assert suites.of_googletest(DEAD) == {
+        "finished": False, "run": 2, "skipped": 1, "failed": ["S.C"], "running": ["S.D"]}
+    assert suites.of_googletest(SKIPPED)["run"] == 0 and not suites.of_googletest(RAN)["failed"]
     assert not suites.of_googletest("")["finished"] and not suites.of_pytest("")["finished"]
+    assert suites.printed(GOOGLETEST)["S.C"].startswith("\nparity_test.cpp:7: Failure\nValue")
+
+
+PYTEST = """import os, time
+import pytest
+
+@pytest.fixture
+def broken(): raise ValueError
+
+@pytest.fixture
+def broken_at_the_end():
+    yield
+    raise ValueError
+
+@pytest.mark.parametrize("shape", [(1, 2)], ids=str)
+def test_good(shape): pass
+def test_bad(): assert False
+def test_without_fixture(broken): pass
+def test_bad_at_the_end(broken_at_the_end): pass
+def test_skipped(): pytest.skip("no GPU")
+def test_last(): os.environ.get("DIES") and time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_pytest_runs_is_counted(tmp_path, dies):
+    """Also if it is ended in the middle."""
+    tests = tmp_path / "test" / "python"
+    tests.mkdir(parents=True)
+    (tests / "test_cuda.py").write_text(PYTEST)
+    (tests / "test_broken.py").write_text("import nothing_of_this_name")
+    (tests / "pytest.ini").touch()
+    lines = tmp_path / "lines"
+    status = process.start(
+        suites.python_command(lines, tmp_path, "not alone", processes=1, quick=False),
+        8 if dies else 60, cwd=tests, stdout=subprocess.DEVNULL,
+        env=suites.python_environment({**os.environ, "DIES": "yes" * dies}, 1))
+    found = suites.of_pytest(lines.read_text())
+    assert status is None if dies else status == 1
+    assert (found["finished"], found["run"], found["skipped"]) == (not dies, 6 - dies, 1)
+    assert found["failed"] == [
+        "test_broken.py", *(f"test_cuda.py::test_{name}" for name in
+                            ("bad", "without_fixture", "bad_at_the_end"))]
+    assert found["running"] == ["test_cuda.py::test_last"] * dies
+
+
+def test_pytest_is_started_as_the_time_asks(made_up, monkeypatch):
+    def command(processes=1, quick=False):
+        return suites.python_command("LINES", ROOT, "gpu", processes=processes, quick=quick)
+
+    files = [pathlib.Path(a).name for a in command() if a.endswith(".py")]
+    assert files[0] == "test_cuda.py" and len(files) == len(set(files)) > 20
+    assert [a for a in command(quick=True) if a.endswith(".py")] == [
+        str(ROOT / "test" / "python" / "test_cuda.py")]
+    assert "-n" not in command() and command(6)[command(6).index("-n") + 1] == "6"
+    monkeypatch.setattr(suites, "cpus", lambda: 16)
+    assert suites.python_environment({}, 5)["OMP_NUM_THREADS"] == "3"
+    assert "OMP_NUM_THREADS" not in suites.python_environment({}, 1)
+    assert suites.python_environment({"PYTHONPATH": "x"}, 1)["PYTHONPATH"].endswith("gpu:x")
+
+    started = []
+
+    def start(command, seconds, **_):
+        started.append((command[command.index("-m", 3) + 1], "-n" in command))
+        pathlib.Path(command[command.index("--lines") + 1]).write_text("RUN a\nOK a\nEND \n")
+        return 0
+
+    monkeypatch.setattr(process, "start", start)
+    monkeypatch.setattr(suites.importlib.util, "find_spec", lambda name: True)
+    result = suites.run(made_up)
+    assert result["passed"] and list(result["tests"]) == ["pytest -m gpu", "pytest -m alone"]
+    assert started == [("gpu and not alone", True), ("alone", False)]
+    made_up.quick = True
+    assert suites.run(made_up)["passed"] and started[2:] == started[:1]
 
 
 def program(path, text):
-    path.write_text(f"#!{sys.executable}\nimport sys\n{text}")
+    path.write_text(f"#!{sys.executable}\nimport sys, time\n{text}")
     path.chmod(0o755)
 
 
-REPORT = "report = [a for a in sys.argv if a.startswith('--gtest_output')][0].partition('json:')[2]\n"
-
-
-def test_a_program_that_dies_or_hangs_is_a_failure(made_up, monkeypatch):
+def test_a_program_that_dies_or_hangs_is_a_failure(made_up, monkeypatch, capsys):
     # Parts of a program's tests must not be taken for all of them.
     monkeypatch.setattr(suites.importlib.util, "find_spec", lambda name: None)
     good = made_up.build / "test" / "good_test"
     assert "skipped_because" in suites.run(made_up)
-    program(good, REPORT + f"open(report, 'w').write({RAN!r})")
+    program(good, f"print({RAN!r})")
     result = suites.run(made_up)
-    assert result["passed"] and result["tests"]["good_test"]["run"] == 2
+    assert result["passed"] and result["tests"]["good_test"]["run"] == 3
     assert result["tests"]["pytest -m gpu"] == {"skipped_because": "this Python has no pytest"}
-    program(made_up.build / "test" / "dies_test", "sys.exit(0)")
+    program(made_up.build / "test" / "dies_test", f"print({DEAD!r})")
     result = suites.run(made_up)
     assert not result["passed"] and not result["tests"]["dies_test"]["finished"]
+    assert result["tests"]["dies_test"]["running"] == ["S.D"]
     (made_up.build / "test" / "dies_test").unlink()
     assert suites.run(made_up)["passed"]
-    program(good, REPORT + f"open(report, 'w').write({GOOGLETEST!r})")
+    program(good, f"print({RAN!r}); sys.exit(1)")
     assert not suites.run(made_up)["passed"]
-    made_up.end = time.monotonic() + 2
-    program(good, "import time; time.sleep(60)")
+    capsys.readouterr()
+    program(good, f"print({GOOGLETEST!r})")
     assert not suites.run(made_up)["passed"]
+    assert "S.C:\nparity_test.cpp:7: Failure\n" in capsys.readouterr().out
+    made_up.end = time.monotonic() + 12
+    program(good, f"print({DEAD!r}, flush=True); time.sleep(60)")
+    result = suites.run(made_up)["tests"]["good_test"]
+    assert result["timed_out"] and result["running"] == ["S.D"] and result["run"] == 2
 
 
 def is_alive(pid):
@@ -249,13 +343,12 @@ def test_a_program_is_ended_with_all_that_it_has_started(tmp_path, ended_by):
 
 def test_a_sanitizer_watches_our_kernels_and_all_of_them_for_uninitialised_memory():
     for tool in sanitize.TOOLS:
-        line = sanitize.command("cs", tool, "LOG", ("PROGRAM", "REPORT"), quick=False)
+        line = sanitize.command("cs", tool, "LOG", "PROGRAM", quick=False)
         assert line[:3] == ["cs", "--tool", tool]
         assert ("kernel_substring=torchbn" in line) == (tool != "initcheck")
         # The program and its arguments come last.
         assert line[line.index("PROGRAM"):] == [
-            "PROGRAM", "--gtest_brief=1", "--gtest_filter=EveryCudaKernel.*",
-            "--gtest_output=json:REPORT"]
+            "PROGRAM", "--gtest_color=no", "--gtest_filter=EveryCudaKernel.*"]
 
 
 MEMCHECK = """========= COMPUTE-SANITIZER
@@ -323,14 +416,13 @@ def fake_sanitizer(made_up, monkeypatch, logs, *, status=0, report=GOOGLETEST):
     (made_up.build / "test" / sanitize.PROGRAM).touch()
     monkeypatch.setattr(sanitize.shutil, "which", lambda *_, **__: "compute-sanitizer")
 
-    def start(command, seconds, env):
+    def start(command, seconds, stdout, env):
         assert env["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1" and "PATH" in env
         tool = command[command.index("--tool") + 1]
         log = command[command.index("--log-file") + 1]
         with open(log, "w") as stream:
             stream.write(logs.get(tool, CLEAN))
-        with open(command[-1].partition("json:")[2], "w") as stream:
-            stream.write(report)
+        stdout.write(report)
         return status
 
     monkeypatch.setattr(process, "start", start)
@@ -344,8 +436,8 @@ def test_a_sanitizer_run_passes_only_when_tests_ran_and_nothing_was_found(made_u
     made_up.quick = True
     assert set(fake_sanitizer(made_up, monkeypatch, logs, report=RAN)["tools"]) == {"memcheck"}
     made_up.quick = False
-    for wrong in (dict(report=SKIPPED), dict(report=GOOGLETEST), dict(report=""), dict(status=1),
-                  dict(status=None)):
+    for wrong in (dict(report=SKIPPED), dict(report=GOOGLETEST), dict(report=""), dict(report=DEAD),
+                  dict(status=1), dict(status=None)):
         assert not fake_sanitizer(made_up, monkeypatch, logs, **{"report": RAN, **wrong})["passed"]
     for tool, log in (("racecheck", RACE), ("memcheck", MEMCHECK), ("initcheck", UNINITIALISED)):
         bad = fake_sanitizer(made_up, monkeypatch, {**logs, tool: log}, report=RAN)
