@@ -166,28 +166,39 @@ def _mean(values):
     return values.mean(axis=(0, 2))
 
 
-def check_all(x, dy, weight, bias, mean, var, counter=None, *, training, momentum=0.1, eps=1e-5):
-    """Output, gradients, running statistics and formats of one call against the formula."""
-    old = mean.clone(), var.clone()
-    count = 0 if counter is None else counter.item()
-    leaves = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
-    x = leaves[0]
-    output = batch_norm(x, *(leaves[1:] or (None, None)), mean, var, training, momentum, eps,
-                        num_batches_tracked=counter)
-    gradients = torch.autograd.grad(output, leaves, dy)
-
-    given = {} if training else dict(mean=old[0], var=old[1])
+def expect_all(x, dy, weight, bias, mean, var, *, training, momentum=0.1, eps=1e-5):
+    """By name, what check_all() holds the results of such a call against."""
+    given = {} if training else dict(mean=mean, var=var)
     truth = Normalization(x, weight, bias, eps=eps, **given)
-    truth.output().check("output", output)
+    gradients = zip(("grad_input", "grad_weight", "grad_bias"), truth.gradients(dy), strict=True)
+    expected = {"output": truth.output(), **dict(gradients)}
+    if training:
+        expected["running_mean"], expected["running_var"] = truth.running(mean, var, momentum)
+    return expected
+
+
+def check_all(x, dy, weight, bias, mean, var, counter=None, *, training, momentum=0.1, eps=1e-5,
+              expected=None):
+    """Output, gradients, running statistics and formats of one call against the formula, or what
+    expect_all() has made of it before."""
+    expected = expected or expect_all(x, dy, weight, bias, mean, var, training=training,
+                                      momentum=momentum, eps=eps)
+    count = 0 if counter is None else counter.item()
+    given = {"grad_input": x, "grad_weight": weight, "grad_bias": bias}
+    leaves = {name: t.detach().requires_grad_() for name, t in given.items() if t is not None}
+    x, *affine = leaves.values()
+    output = batch_norm(x, *(affine or (None, None)), mean, var, training, momentum, eps,
+                        num_batches_tracked=counter)
+    gradients = torch.autograd.grad(output, list(leaves.values()), dy)
+
+    expected["output"].check("output", output)
     assert strides(output) == strides(torch.empty_like(x))
     if training or weight is not None:
         assert strides(gradients[0]) == strides(torch.empty_like(x))
-    for name, expected, gradient in zip(("grad_input", "grad_weight", "grad_bias"),
-                                        truth.gradients(dy), gradients, strict=False):
-        expected.check(name, gradient)
+    for name, gradient in zip(leaves, gradients, strict=True):
+        expected[name].check(name, gradient)
     if training:
-        for name, expected, actual in zip(("running_mean", "running_var"),
-                                          truth.running(*old, momentum), (mean, var), strict=True):
-            expected.check(name, actual)
+        expected["running_mean"].check("running_mean", mean)
+        expected["running_var"].check("running_var", var)
     if counter is not None:
         assert counter == count + int(training)

@@ -1,20 +1,24 @@
 """What only a GPU can show: agreement with the CPU, streams, graphs, large and awkward tensors."""
 
+import functools
+
 import pytest
 import torch
 
 from helpers import DTYPES, LAYOUTS, batch_norm, half_or_float, in_layout, name_of, parameters, random, \
     statistics
-from reference import Normalization, check_all
+from reference import Expected, Normalization, check_all, exact, expect_all
 
-pytestmark = pytest.mark.gpu
+# Every test runs with all kernels, where they accept the shape: one after the other, as a module's
+# marks vary fastest, so that what they have in common can be kept from one to the next.
+pytestmark = [pytest.mark.gpu, pytest.mark.parametrize(
+    "kernels", ["split", "resident", "cooperative"], indirect=True)]
 MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 LAYOUT = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 
 
-@pytest.fixture(params=["split", "resident", "cooperative"], autouse=True)
+@pytest.fixture(autouse=True)
 def kernels(request, monkeypatch):
-    """Every test runs with all kernels, where they accept the shape."""
     monkeypatch.setenv("TORCHBN_CUDA_KERNEL", request.param)
     return request.param
 
@@ -35,6 +39,13 @@ def problem(shape, dtype=torch.float32, device="cuda", layout="contiguous"):
     return x, dy, parameters(shape[1], parameter_type, device), buffers
 
 
+@functools.lru_cache(maxsize=1)
+def problem_and_results(shape, dtype, layout, training):
+    """Extended precision takes longer than everything else."""
+    x, dy, affine, buffers = problem(shape, dtype, layout=layout)
+    return x, dy, affine, buffers, expect_all(x, dy, *affine, *buffers[:2], training=training)
+
+
 # Held by one block, by clusters, and in tiles of odd planes.
 HELD = [(32, 256, 14, 14), (32, 64, 28, 28), (16, 1600, 7, 7), (2048, 264)]
 FEW_CHANNELS = [(2, 1, 300, 300), (20, 6, 4096), (1, 3, 70001), (8, 2, 64, 64), (100000, 2),
@@ -47,8 +58,20 @@ FEW_CHANNELS = [(2, 1, 300, 300), (20, 6, 4096), (1, 3, 70001), (8, 2, 64, 64), 
 @LAYOUT
 @MODE
 def test_shapes_that_want_different_launches(shape, dtype, layout, training):
-    x, dy, affine, buffers = problem(shape, dtype, layout=layout)
-    check_all(x, dy, *affine, *buffers, training=training)
+    x, dy, affine, buffers, expected = problem_and_results(shape, dtype, layout, training)
+    check_all(x, dy, *affine, *(b.clone() for b in buffers), training=training, expected=expected)
+
+
+@functools.lru_cache(maxsize=1)
+def results_on_cpu(shape, dtype, layout, training):
+    """The results, and these with twice the bounds of the formula."""
+    x, dy, affine, buffers = problem(shape, dtype, "cpu", layout)
+    given = {} if training else dict(mean=buffers[0], var=buffers[1])
+    truth = Normalization(x, *affine, **given)
+    bounds = [e.bound for e in (truth.output(), *truth.gradients(dy))]
+    results = run(x, dy, affine, buffers, training)
+    return results, [Expected(exact(result).reshape(bound.shape), 2 * bound)
+                     for result, bound in zip(results, bounds, strict=True)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
@@ -57,18 +80,11 @@ def test_shapes_that_want_different_launches(shape, dtype, layout, training):
 @MODE
 def test_cuda_equals_cpu(shape, dtype, layout, training):
     """Both are within the formula's bound, so they differ by two bounds at most."""
-    results, truths = [], []
-    for device in ("cpu", "cuda"):
-        x, dy, affine, buffers = problem(shape, dtype, device, layout)
-        truth = Normalization(x, *affine, **({} if training else
-                                             dict(mean=buffers[0], var=buffers[1])))
-        results.append(run(x, dy, affine, buffers, training))
-        truths = [truth.output(), *truth.gradients(dy)]
-    for name, expected, cpu, cuda in zip(("output", "input", "weight", "bias"), truths, *results,
-                                         strict=True):
-        expected.bound = 2 * expected.bound
-        expected.value = expected.value * 0 + cpu.double().numpy().reshape(expected.value.shape)
-        expected.check(name, cuda)
+    on_cpu, expected = results_on_cpu(shape, dtype, layout, training)
+    on_cuda = run(*problem(shape, dtype, "cuda", layout), training)
+    for name, cpu, cuda, bounded in zip(("output", "input", "weight", "bias"), on_cpu, on_cuda,
+                                        expected, strict=True):
+        bounded.check(name, cuda)
         assert cpu.stride() == cuda.stride()
 
 
