@@ -1,6 +1,7 @@
 """Timing contestants side by side."""
 
 import contextlib
+import gc
 import itertools
 import math
 import resource
@@ -41,6 +42,7 @@ def captured(call, repeats=20):
     """A call that replays a CUDA graph of so many calls: the time of the kernels alone."""
     for _ in range(3):
         call()
+    gc.collect()  # a graph that is collected during the capture makes that fail
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         for _ in range(repeats):

@@ -292,6 +292,33 @@ def test_who_cannot_be_captured_is_left_out_of_the_graphs(pretended_gpu, monkeyp
         bench.in_graphs(case, {"torchbn": None}, 20, notes)
 
 
+def test_nothing_is_collected_during_a_capture(monkeypatch):
+    done = []
+
+    class Garbage:
+        def __del__(self):
+            done.append("collected")
+
+    class Graph:
+        def replay(self):
+            done.append("replay")
+
+    @measure.contextlib.contextmanager
+    def graph(_, stream):
+        done.append("begin")
+        yield
+        done.append("end")
+
+    monkeypatch.setattr(measure.torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(measure.torch.cuda, "graph", graph)
+    monkeypatch.setattr(measure.torch.cuda, "current_stream", lambda: None)
+    old = Garbage()
+    old.itself = old
+    del old
+    measure.captured(lambda: done.append("call"), repeats=2)()
+    assert done == ["call"] * 3 + ["collected", "begin", "call", "call", "end", "replay"]
+
+
 def test_cold_calls_rotate_through_other_memory():
     made = []
     calls = [lambda n=n: made.append(n) or [n] for n in range(3)]
