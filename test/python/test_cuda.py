@@ -1,6 +1,7 @@
 """What only a GPU can show: agreement with the CPU, streams, graphs, large and awkward tensors."""
 
 import functools
+import gc
 
 import pytest
 import torch
@@ -139,6 +140,7 @@ def test_a_captured_graph_replays_with_the_counter_advancing(momentum, shape, dt
     for buffer, value in zip(buffers, initial, strict=True):
         buffer.copy_(value)
 
+    gc.collect()  # that of an older graph, during the capture, would be an error
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step()
