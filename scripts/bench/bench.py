@@ -24,7 +24,8 @@ on a GPU also:
 
 On a GPU every case is measured in four modes: single calls, as users make them, and CUDA graphs of
 20 or more, the time of the kernels alone; each hot, on the same tensors, and cold, on tensors that
-take turns and are more than three times the last-level cache.
+take turns and are more than three times the last-level cache; not cold where these would be more
+than 128.
 
 Threads are not pinned unless --pin is given, because users' are not. Every combination of --malloc
 and --threads is a process of its own.
@@ -172,10 +173,8 @@ def contestants_of(case, problem, chosen):
     return calls, errors, notes
 
 
-def cold_calls(problem, calls, chosen):
-    """Of everyone a call that rotates through tensors of its own."""
-    room = torch.cuda.mem_get_info()[0] / (1 + len(calls))
-    count = measure.copies_for(problem.case.tensor_bytes, machine.cache_bytes("cuda"), room)
+def cold_calls(problem, calls, chosen, count):
+    """Of everyone a call that rotates through so many tensors of its own."""
     problems = [problem, *(problem.copy() for _ in range(count - 1))]
     cold = {"floor": measure.rotated([p.floor for p in problems])}
     for peer in [*chosen, peers.OURS]:
@@ -183,7 +182,7 @@ def cold_calls(problem, calls, chosen):
             batch_norm = peer.prepare()
             cold[peer.name] = measure.rotated(
                 [peer.wrap(p.contestant(batch_norm)) for p in problems])
-    return cold, count
+    return cold
 
 
 def in_graphs(case, calls, repeats, notes):
@@ -220,7 +219,13 @@ def run_case(case, options, chosen):
         clock = measure.CudaClock()
         results = [result("call", calls, clock),
                    result("graph", in_graphs(case, calls, 20, notes), clock, 20)]
-        cold, count = cold_calls(problem, calls, chosen)
+        room = torch.cuda.mem_get_info()[0] / (1 + len(calls))
+        count = measure.copies_for(case.tensor_bytes, machine.cache_bytes("cuda"), room)
+        if count is None:
+            notes.append(f"{common['shape']} {case.dtype}: not cold, as that would take more than "
+                         f"{measure.MOST_COPIES} tensors")
+            return results, notes
+        cold = cold_calls(problem, calls, chosen, count)
         repeats = max(20, count)
         results += [result("cold call", cold, clock),
                     result("cold graph", in_graphs(case, cold, repeats, notes), clock, repeats)]
@@ -240,6 +245,7 @@ def run(options, arguments):
                      desc=f"{options.malloc}, threads {torch.get_num_threads()}"):
         found, more = run_case(case, options, chosen)
         results += found
+        more = [note for note in more if note not in notes]
         notes += more
         for note in more:
             print(f"\n{note}", file=sys.stderr)

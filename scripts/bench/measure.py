@@ -65,10 +65,18 @@ def rotated(calls):
     return call
 
 
+# More would take minutes to capture, and be of no use: calls on tensors of which so many fit into the
+# cache are a matter of launches, wherever the tensors lie.
+MOST_COPIES = 128
+
+
 def copies_for(tensor_bytes, cache_bytes, room_bytes):
-    """How many tensors to rotate through: three times the cache, or what there is room for. Of a
-    contestant's memory that is a third, as its results and the other operand need as much."""
+    """How many tensors to rotate through: three times the cache, or what there is room for; none
+    where these are too many. Of a contestant's memory that is a third, as its results and the other
+    operand need as much."""
     wanted = math.ceil(3 * cache_bytes / tensor_bytes) + 1
+    if wanted > MOST_COPIES:
+        return None
     return max(2, min(wanted, int(room_bytes / (3 * tensor_bytes))))
 
 

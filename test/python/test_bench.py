@@ -335,9 +335,29 @@ def test_cold_calls_rotate_through_other_memory():
 
 
 @pytest.mark.parametrize("tensor, cache, room, copies", [
-    (10, 100, 10**6, 31), (1000, 100, 10**6, 2), (10, 100, 300, 10), (10, 100, 1, 2)])
+    (10, 100, 10**6, 31), (1000, 100, 10**6, 2), (10, 100, 300, 10), (10, 100, 1, 2),
+    (30, 1270, 10**6, 128), (30, 1271, 10**6, None), (30, 1271, 300, None)])
 def test_copies_are_three_times_the_cache_where_there_is_room(tensor, cache, room, copies):
     assert measure.copies_for(tensor, cache, room) == copies
+
+
+@pytest.mark.parametrize("cache", [40, 50, 126], ids=["A100", "H100", "B200"])
+def test_no_graph_is_of_more_calls_than_can_be_captured(cache):
+    shapes = [*cases.shapes_of("cuda"), *cases.QUICK_SHAPES]
+    for case in cases.select("cuda", shapes=shapes, operations=["train"]):
+        count = measure.copies_for(case.tensor_bytes, cache * 2**20, 10 * 2**30)
+        if count is None:
+            assert case.tensor_bytes < 3 * cache * 2**20 / 126, "larger ones are measured cold"
+        else:
+            assert 2 <= count <= 128
+
+
+def test_small_tensors_are_not_measured_cold(pretended_gpu, monkeypatch):
+    monkeypatch.setattr(machine, "cache_bytes", lambda device: 2**20)
+    case = cases.Case((4, 3, 2), "channels_first", "float32", "train")
+    results, notes = bench.run_case(case, pretended_gpu, peers.PEERS[:1])
+    assert [r["mode"] for r in results] == ["call", "graph"]
+    assert notes == ["4x3x2 float32: not cold, as that would take more than 128 tensors"]
 
 
 def test_the_gpus_peers_are_all_there():
