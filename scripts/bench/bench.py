@@ -3,7 +3,9 @@
 In every round the floor (the same traffic without work), the peers and torchbn run one after the
 other, in rotated order. Reported are medians of the rounds' ratios with 95% intervals, against
 every peer and, as the headline, against the best one of each case. Rounds whose floor is more than
-15% off its median are left out. Before a case is timed, its results are compared with float64.
+15% off its median are left out. Before a case is timed, its results are compared with float64. The
+results are saved after every case. Where one fails, the others are still measured, and the exit
+status is 1.
 
 operations and their floors:
   train          forward, without gradients             copy
@@ -94,6 +96,8 @@ def parse(arguments):
         help="default: all but eval_backward; on a GPU all but train_step")
     add("--seconds", type=float, help="per case (default: 2, quick 0.3)")
     add("--rounds", type=positive, help="at least, per case (default: 15, quick 7)")
+    add("--deadline", type=float, metavar="SECONDS",
+        help="begin no further case after so many; what is left out is said")
     add("--json", type=pathlib.Path, metavar="FILE", help="write the results there")
     add("--out", type=pathlib.Path, metavar="DIR",
         help="write DIR/bench_DEVICE.json, named after the device's model")
@@ -113,6 +117,7 @@ def parse(arguments):
                                  layouts=options.layout, dtypes=options.dtype,
                                  operations=options.operation)
     options.threads = list(dict.fromkeys(options.threads or []))
+    options.end = time.monotonic() + (math.inf if options.deadline is None else options.deadline)
     if not options.cases:
         parser.error("no case is left: with one channel or one value per plane there is only the "
                      "layout channels_first")
@@ -152,8 +157,12 @@ def announce(options, runs):
     print(text, file=sys.stderr)
 
 
+class CaseError(Exception):
+    """Why there is nothing to measure."""
+
+
 def contestants_of(case, problem, chosen):
-    """The calls to time, and what each is off by; ours has to be right before it is fast. A peer
+    """The calls to time, and what each is off by; ours have to be right before they are fast. A peer
     that fails, as a compiler may, is left out with a note."""
     calls, errors, notes = {"floor": problem.floor}, {}, []
     for peer in [*chosen, peers.OURS]:
@@ -161,15 +170,15 @@ def contestants_of(case, problem, chosen):
             call = peer.wrap(problem.contestant(peer.prepare()))
             found = problem.errors(call())
         except Exception as error:
-            if peer is peers.OURS:
+            if peer.ours:
                 raise
             notes.append(f"{case.name}: without {peer.name}: {peers.brief(error)}")
             continue
-        if peer is peers.OURS and not max(found.values()) <= 1:
-            sys.exit(f"{case.name}: torchbn is wrong; errors in units of the allowed one: {found}")
+        if peer.ours and not max(found.values()) <= 1:
+            raise CaseError(f"{peer.name} is wrong; errors in units of the allowed one: {found}")
         calls[peer.name], errors[peer.name] = call, summary.rounded(max(found.values()), 2)
     if not summary.peers_of(calls):
-        sys.exit(f"no peer is left to measure against: {'; '.join(notes)}")
+        raise CaseError(f"no peer is left to measure against: {'; '.join(notes)}")
     return calls, errors, notes
 
 
@@ -192,7 +201,7 @@ def in_graphs(case, calls, repeats, notes):
         try:
             graphs[name] = measure.captured(call, repeats)
         except Exception as error:
-            if name in ("floor", "torchbn"):
+            if not summary.peers_of([name]):
                 raise
             notes.append(f"{case.name}: without {name} in graphs: {peers.brief(error)}")
     return graphs
@@ -232,31 +241,55 @@ def run_case(case, options, chosen):
         return results, notes
 
 
+def save(options, record):
+    files = [options.json] if options.json else []
+    if options.out and not options.part:
+        options.out.mkdir(parents=True, exist_ok=True)
+        files.append(options.out / f"bench_{machine.slug(record['device_model'])}.json")
+    for path in files:
+        store.save(path, record)
+
+
 def run(options, arguments):
-    """The record of a single run, in this process."""
+    """The record of a single run, in this process; saved after each case."""
     if options.threads:
         torch.set_num_threads(options.threads[0])
     load_library()
     torch.backends.cudnn.benchmark = True
     chosen, notes = peers.choose(options.peers, options.device)
-    load, clocks = machine.load_average(), machine.clocks(options.device)
-    results, ticks, start = [], machine.stolen_ticks(), time.perf_counter()
+    gpu = options.device == "cuda"
+    measured = {"malloc": options.malloc, "threads": torch.get_num_threads(), "seconds": 0,
+                "stolen_percent": None, "notes": notes, "failed": [],
+                "left_out": [case.name for case in options.cases], "results": []}
+    record = {
+        "command": machine.command_of(arguments), **machine.describe(options.device),
+        "pinned": options.pin, "load_average": [machine.load_average()],
+        **({"clocks": [machine.clocks("cuda")]} if gpu else {}), "runs": [measured]}
+    ticks, start = machine.stolen_ticks(), time.monotonic()
     for case in tqdm(options.cases, unit="case", file=sys.stderr,
                      desc=f"{options.malloc}, threads {torch.get_num_threads()}"):
-        found, more = run_case(case, options, chosen)
-        results += found
+        if time.monotonic() > options.end:
+            break
+        try:
+            found, more = run_case(case, options, chosen)
+        except Exception as error:
+            found, more = [], []
+            measured["failed"].append({"case": case.name, "why": peers.brief(error)})
+            print(f"\nFAILED: {case.name}: {error}", file=sys.stderr)
         more = [note for note in more if note not in notes]
-        notes += more
         for note in more:
             print(f"\n{note}", file=sys.stderr)
-    return {
-        "command": machine.command_of(arguments), **machine.describe(options.device),
-        "pinned": options.pin, "load_average": [load, machine.load_average()],
-        **({"clocks": [clocks, machine.clocks("cuda")]} if options.device == "cuda" else {}),
-        "runs": [{"malloc": options.malloc, "threads": torch.get_num_threads(),
-                  "seconds": round(time.perf_counter() - start),
-                  "stolen_percent": machine.stolen_percent(ticks, machine.stolen_ticks()),
-                  "notes": notes, "results": results}]}
+        notes += more
+        measured["results"] += found
+        measured["left_out"].remove(case.name)
+        measured["seconds"] = round(time.monotonic() - start)
+        save(options, record)
+    measured["stolen_percent"] = machine.stolen_percent(ticks, machine.stolen_ticks())
+    record["load_average"].append(machine.load_average())
+    if gpu:
+        record["clocks"].append(machine.clocks("cuda"))
+    save(options, record)
+    return record
 
 
 def run_elsewhere(options, arguments, malloc, threads):
@@ -269,11 +302,16 @@ def run_elsewhere(options, arguments, malloc, threads):
         path = pathlib.Path(folder) / "part.json"
         command = [sys.executable, str(pathlib.Path(__file__).resolve()), *arguments, "--part",
                    "--malloc", malloc, "--json", str(path),
+                   "--deadline", str(options.end - time.monotonic()),
                    *(["--threads", str(threads)] if threads else [])]
         status = subprocess.run(command, env=environment, check=False).returncode
-        if status:
+        if status and not path.exists():
             sys.exit(status)
-        return store.load(path)
+        record = store.load(path)
+        (measured,) = record["runs"]
+        if status and not measured["failed"]:
+            measured["failed"].append({"case": "what was left out", "why": f"exit status {status}"})
+        return record
 
 
 def run_all(options, arguments):
@@ -284,23 +322,25 @@ def run_all(options, arguments):
     announce(options, len(runs))
     if len(runs) == 1 and all(os.environ.get(name) == value for name, value in needed.items()):
         return run(options, arguments)
-    record = store.merge([run_elsewhere(options, arguments, *which) for which in runs])
-    return {**record, "command": machine.command_of(arguments),
-            "load_average": [load, machine.load_average()]}
+    records = []
+    for which in runs:
+        records.append(run_elsewhere(options, arguments, *which))
+        record = {**store.merge(records), "command": machine.command_of(arguments),
+                  "load_average": [load, machine.load_average()]}
+        save(options, record)
+    return record
+
+
+def end(record):
+    if any(run.get("failed") for run in record["runs"]):
+        sys.exit(1)
 
 
 def main(arguments):
     options = parse(arguments)
     if options.part:
-        store.save(options.json, run(options, arguments))
-        return
+        return end(run(options, arguments))
     record = run_all(options, arguments)
-    files = [options.json] if options.json else []
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        files.append(options.out / f"bench_{machine.slug(record['device_model'])}.json")
-    for path in files:
-        store.save(path, record)
     if options.plot:
         import plot
         for path in plot.draw(record, options.plot):
@@ -310,6 +350,7 @@ def main(arguments):
     if load is not None and load > 0.5:
         print(f"the machine was busy before this began (load average {load:.1f}): measure again",
               file=sys.stderr)
+    end(record)
 
 
 if __name__ == "__main__":

@@ -65,8 +65,8 @@ def rotated(calls):
     return call
 
 
-# More would take minutes to capture, and be of no use: calls on tensors of which so many fit into the
-# cache are a matter of launches, wherever the tensors lie.
+# More would take minutes to capture, and be of no use: calls on tensors of which so many fit into
+# the cache are a matter of launches, wherever the tensors lie.
 MOST_COPIES = 128
 
 

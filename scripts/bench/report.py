@@ -199,6 +199,16 @@ def notes(record):
     return list(dict.fromkeys(note for run in record["runs"] for note in run["notes"]))
 
 
+def missing(record):
+    """Sentences on what has no results."""
+    for run in record["runs"]:
+        for failure in run.get("failed", []):
+            yield f"FAILED: {failure['case']}: {failure['why']}"
+        left_out = run.get("left_out")
+        if left_out:
+            yield f"Left out: {len(left_out)} cases, from {left_out[0]} on"
+
+
 def sections(record):
     """Title and table of each part."""
     yield "Every case", cases_table(record)
@@ -212,7 +222,7 @@ def sections(record):
 def text(record, markdown=False):
     draw = markdown_table if markdown else plain_table
     lines = [origin(record) if markdown else origin(record).replace("`", ""), "", LEGEND,
-             *(f"Note: {note}." for note in notes(record))]
+             *(f"Note: {note}." for note in notes(record)), *missing(record)]
     for title, table in sections(record):
         lines += ["", f"### {title}" if markdown else f"{title}:", "", *draw(*table)]
     return "\n".join(lines) + "\n"

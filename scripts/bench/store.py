@@ -1,9 +1,12 @@
 """Results as files, small enough to be kept: rows instead of dictionaries, and no single rounds.
 
 A record says where and how it was measured and has a list of runs, one for each allocation mode and
-number of threads, whose results are dictionaries in memory. In the file a result is a list, named
-by "fields", that begins with the position of its case in "cases"; what it holds per contestant
-stands in the order of "contestants", null for one that has none."""
+number of threads, whose results are dictionaries in memory. Beside them stand the cases that have
+failed and those that were left out, as everything was that had not begun when the file was written.
+
+In the file a result is a list, named by "fields", that begins with the position of its case in
+"cases"; what it holds per contestant stands in the order of "contestants", null for one that has
+none."""
 
 import json
 import re
@@ -75,7 +78,10 @@ def loads(text):
 
 
 def save(path, record):
-    path.write_text(dumps(record))
+    """At no moment is there half a file."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(dumps(record))
+    beside.replace(path)
 
 
 def load(path):

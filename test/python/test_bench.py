@@ -199,24 +199,86 @@ def test_a_wrong_result_is_noticed(operation, layout):
         assert asked.errors((right[0] * (1 + 1e-5), *right[1:]))["output"] > 1
 
 
-def test_a_wrong_torchbn_ends_the_run_and_a_failing_peer_does_not(monkeypatch):
+def test_a_wrong_torchbn_fails_a_case_and_a_failing_peer_does_not(monkeypatch):
     case = cases.Case((8, 5, 6, 6), "channels_first", "float32", "eval")
     asked = problem.Problem(case, "cpu")
 
     def fails():
         raise RuntimeError("no luck\nand more")
 
+    def wrong(name):
+        return peers.Peer(name, name, lambda: lambda *tensors: right(*tensors) + 1)
+
     calls, errors, notes = bench.contestants_of(
         case, asked, [peers.PEERS[0], peers.Peer("other", "Other", fails)])
     assert list(calls) == ["floor", "aten", "torchbn"] and set(errors) == {"aten", "torchbn"}
     assert notes == [f"{case.name}: without other: RuntimeError: no luck"]
-    with pytest.raises(SystemExit, match="no peer is left"):
+    with pytest.raises(bench.CaseError, match="no peer is left"):
         bench.contestants_of(case, asked, [peers.Peer("other", "Other", fails)])
     right = peers.aten()
-    monkeypatch.setattr(peers, "OURS", peers.Peer(
-        "torchbn", "torchbn", lambda: lambda *tensors: right(*tensors) + 1))
-    with pytest.raises(SystemExit, match="torchbn is wrong"):
+    calls, errors, _ = bench.contestants_of(case, asked, [peers.PEERS[0], wrong("other")])
+    assert "other" in calls and errors["other"] > 1
+    # Our other kernels have to be right as well.
+    with pytest.raises(bench.CaseError, match="torchbn_auto is wrong"):
+        bench.contestants_of(case, asked, [peers.PEERS[0], wrong("torchbn_auto")])
+    with pytest.raises(RuntimeError, match="no luck"):
+        bench.contestants_of(case, asked, [peers.Peer("torchbn_auto", "auto", fails)])
+    monkeypatch.setattr(peers, "OURS", wrong("torchbn"))
+    with pytest.raises(bench.CaseError, match="torchbn is wrong"):
         bench.contestants_of(case, asked, [peers.PEERS[0]])
+
+
+@pytest.fixture
+def three_cases(monkeypatch, tmp_path):
+    """Arguments of a run in this process, and the file with its results."""
+    for name in machine.variables("default", pin=False):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "r.json"
+    return path, ["--shapes", "4x3", "4x5", "4x6", "--dtype", "float32", "--operation", "train",
+                  "--peers", "aten", "--seconds", "0.001", "--rounds", "1", "--json", str(path)]
+
+
+def test_a_case_that_fails_stops_no_other(three_cases, monkeypatch, capsys):
+    path, arguments = three_cases
+    measured = bench.run_case
+    seen = []
+
+    def run_case(case, *rest):
+        # What was measured before is safe already, whatever becomes of this one.
+        seen.append([r["shape"] for r in store.load(path)["runs"][0]["results"]] if seen else [])
+        if case.shape == (4, 5):
+            raise bench.CaseError("torchbn is wrong in /some/folder/file")
+        return measured(case, *rest)
+
+    monkeypatch.setattr(bench, "run_case", run_case)
+    with pytest.raises(SystemExit) as ended:
+        bench.main(arguments)
+    assert ended.value.code == 1 and seen == [[], ["4x3"], ["4x3"]]
+    (only,) = store.load(path)["runs"]
+    assert [r["shape"] for r in only["results"]] == ["4x3", "4x6"] and only["left_out"] == []
+    name = "4x5 channels_first float32 train"
+    assert only["failed"] == [{"case": name, "why": "CaseError: torchbn is wrong in file"}]
+    assert f"FAILED: {name}: CaseError: torchbn is wrong in file" in capsys.readouterr().out
+    assert [p.name for p in path.parent.iterdir()] == ["r.json"]
+
+
+def test_no_case_begins_after_the_deadline(three_cases, monkeypatch, capsys):
+    path, arguments = three_cases
+    measured = bench.run_case
+
+    def run_case(case, options, chosen):
+        options.end -= 1000
+        return measured(case, options, chosen)
+
+    monkeypatch.setattr(bench, "run_case", run_case)
+    bench.main([*arguments, "--deadline", "1500"])
+    (only,) = store.load(path)["runs"]
+    assert [r["shape"] for r in only["results"]] == ["4x3", "4x5"]
+    assert only["left_out"] == ["4x6 channels_first float32 train"]
+    assert "Left out: 1 cases, from 4x6 channels_first" in capsys.readouterr().out
+    bench.main([*arguments, "--deadline", "-1"])
+    (only,) = store.load(path)["runs"]
+    assert not only["results"] and len(only["left_out"]) == 3
 
 
 def test_a_peer_that_cannot_take_part_is_named(monkeypatch):
@@ -290,6 +352,8 @@ def test_who_cannot_be_captured_is_left_out_of_the_graphs(pretended_gpu, monkeyp
     assert notes[0].startswith(f"{case.name}: without aten in graphs: RuntimeError: operation")
     with pytest.raises(RuntimeError):
         bench.in_graphs(case, {"torchbn": None}, 20, notes)
+    with pytest.raises(RuntimeError):
+        bench.in_graphs(case, {"torchbn_auto": None}, 20, notes)
 
 
 def test_nothing_is_collected_during_a_capture(monkeypatch):
@@ -432,6 +496,28 @@ def test_bad_options_are_explained(arguments, text, capsys):
     with pytest.raises(SystemExit):
         bench.parse(arguments)
     assert text in capsys.readouterr().err
+
+
+def test_what_a_part_has_measured_outlasts_it(three_cases, monkeypatch):
+    path, arguments = three_cases
+    statuses = iter([1, -11, 0])
+
+    def start(command, env, check):
+        part = bench.parse(command[2:])
+        assert 90 < part.deadline < 100
+        status = next(statuses)
+        one = {**run([result()], part.malloc, *part.threads), "left_out": [],
+               "failed": [{"case": "c", "why": "w"}] * (status == 1)}
+        store.save(part.json, record(one))
+        return bench.subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(bench.subprocess, "run", start)
+    with pytest.raises(SystemExit) as ended:
+        bench.main([*arguments, "--threads", "1", "2", "3", "--deadline", "99"])
+    assert ended.value.code == 1
+    assert [r["failed"] for r in store.load(path)["runs"]] == [
+        [{"case": "c", "why": "w"}],
+        [{"case": "what was left out", "why": "exit status -11"}], []]
 
 
 def test_a_part_that_fails_ends_the_run(monkeypatch):

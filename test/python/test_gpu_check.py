@@ -115,11 +115,13 @@ def test_the_benchmark_is_given_what_it_understands(made_up, monkeypatch, quick)
 
     made_up.quick = quick
     made_up.root = ROOT
+    made_up.end = time.monotonic() + 45
     command = benchmark.command(made_up)
     assert command[1] == str(ROOT / "scripts" / "bench" / "bench.py")
     monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: True)
     options = bench.parse(command[2:])
     assert options.device == "cuda" and options.out == made_up.out
+    assert 20 <= options.deadline <= 25, "it ends of itself, with its tables"
     assert options.peers == (["aten"] if quick else ["aten", "native", "cudnn", "cudnn_persistent",
                                                      "torchbn_auto"])
 
