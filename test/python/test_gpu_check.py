@@ -65,7 +65,7 @@ def test_the_time_is_shared():
     assert 24 < made.seconds() <= 25
     made.begin -= 20
     made.begin_part(parts[1:])
-    assert 19 < made.seconds() <= 20, "where its share is little, a part has the least that it needs"
+    assert 19 < made.seconds() <= 20, "a part has the least that it needs, if that is there"
     made.begin += 20
     made.begin_part(["profile"])
     assert 58 < made.seconds() <= 60
@@ -348,6 +348,7 @@ def test_a_sanitizer_watches_our_kernels_and_all_of_them_for_uninitialised_memor
         line = sanitize.command("cs", tool, "LOG", "PROGRAM", quick=False)
         assert line[:3] == ["cs", "--tool", tool]
         assert ("kernel_substring=torchbn" in line) == (tool != "initcheck")
+        assert ("--report-api-errors" in line) == (tool == "memcheck")
         # The program and its arguments come last.
         assert line[line.index("PROGRAM"):] == [
             "PROGRAM", "--gtest_color=no", "--gtest_filter=EveryCudaKernel.*"]
@@ -444,6 +445,26 @@ def test_a_sanitizer_run_passes_only_when_tests_ran_and_nothing_was_found(made_u
     for tool, log in (("racecheck", RACE), ("memcheck", MEMCHECK), ("initcheck", UNINITIALISED)):
         bad = fake_sanitizer(made_up, monkeypatch, {**logs, tool: log}, report=RAN)
         assert not bad["passed"] and bad["tools"][tool]["errors"]
+
+
+def test_kernels_that_do_not_fit_under_a_sanitizer_are_a_limit(made_up, monkeypatch, capsys):
+    logs = {"racecheck": NO_RACE}
+    limited = GOOGLETEST.replace(
+        "Value of: equal\n", 'C++ exception with description "CUDA error: too many blocks in '
+        'cooperative launch" thrown in the test body.\n')
+    good = fake_sanitizer(made_up, monkeypatch, logs, status=1, report=limited)
+    tests = good["tools"]["memcheck"]["tests"]
+    assert good["passed"] and (tests["limited"], tests["failed"]) == (["S.C"], [])
+    assert "1 tests limited: cooperative kernels do not fit" in capsys.readouterr().out
+    # It excuses neither other tests, nor errors, nor a run of which nothing is left.
+    for other in (limited.replace("[       OK ] S.D", "[  FAILED  ] S.D"),
+                  limited.replace("C++ exc", "wrong\nunknown file: Failure\nC++ exc")):
+        assert not fake_sanitizer(made_up, monkeypatch, logs, status=1, report=other)["passed"]
+    logs["memcheck"] = MEMCHECK
+    assert not fake_sanitizer(made_up, monkeypatch, logs, status=1, report=limited)["passed"]
+    del logs["memcheck"]
+    alone = re.sub(r"\[       OK \]", "[  SKIPPED ]", limited)
+    assert not fake_sanitizer(made_up, monkeypatch, logs, status=1, report=alone)["passed"]
 
 
 def test_a_sanitizer_that_cannot_work_is_skipped(made_up, monkeypatch):
