@@ -39,9 +39,11 @@ def passes(names, tensor_bytes):
     return [sum(column) * tensor_bytes for column in zip(*ours, strict=True)] or None
 
 
-def command(ncu, check, labels):
+def command(ncu, check, labels, log):
     case = pathlib.Path(__file__).with_name("traffic_case.py")
-    return [ncu, "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(METRICS),
+    # The table has a file of its own: what the calls print would end up in the middle of it.
+    return [ncu, "--log-file", str(log),
+            "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(METRICS),
             # Only what lies between cudaProfilerStart and Stop.
             "--profile-from-start", "off",
             # As a user's call finds the cache and the clocks, rather than flushed and locked.
@@ -115,9 +117,10 @@ def table(labels, rows):
 
 
 def no_counters(output):
-    """Why ncu has counted nothing, where the machine does not let it."""
+    """Why ncu has counted nothing, where the machine does not let it: what it says itself."""
+    known = r"^==.*(ERR_NVGPUCTRPERM|Failed to initialize the profiler|not supported)"
     for line in output.splitlines():
-        if re.search(r"ERR_NVGPUCTRPERM|Failed to initialize the profiler|not supported", line):
+        if re.search(known, line):
             return line.lstrip("= ").removeprefix("ERROR").lstrip("= ").strip()
     return None
 
@@ -126,11 +129,11 @@ def run(check):
     ncu = shutil.which("ncu") or shutil.which("ncu", path="/usr/local/cuda/bin")
     if not ncu:
         return {"skipped_because": "ncu is missing"}
-    labels, log = check.work / "labels.json", check.work / "ncu.csv"
-    with log.open("w") as stream:
-        status = process.start(command(ncu, check, labels), check.seconds(), stdout=stream,
+    labels, log, printed = (check.work / name for name in ("labels.json", "ncu.csv", "ncu.txt"))
+    with printed.open("w") as stream:
+        status = process.start(command(ncu, check, labels, log), check.seconds(), stdout=stream,
                                stderr=stream)
-    output = process.read(log)
+    output = f"{process.read(log)}\n{process.read(printed)}"
     reason = no_counters(output)
     if reason:
         return {"skipped_because": f"ncu does not work here: {reason}"}
@@ -138,4 +141,4 @@ def run(check):
         print("\n".join(output.splitlines()[-20:]), file=sys.stderr)
         return {"passed": False, "timed_out": status is None}
     return {"passed": True, "metrics": METRICS,
-            "calls": table(json.loads(labels.read_text()), rows_of(output))}
+            "calls": table(json.loads(labels.read_text()), rows_of(process.read(log)))}

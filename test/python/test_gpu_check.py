@@ -527,27 +527,49 @@ def test_a_table_of_another_form_is_refused():
 
 
 def test_ncu_is_started_on_the_calls_alone(made_up):
-    line = traffic.command("ncu", made_up, "LABELS")
+    line = traffic.command("ncu", made_up, "LABELS", "LOG")
     assert line[line.index("--metrics") + 1].split(",") == traffic.METRICS
     for option, value in (("--page", "raw"), ("--print-units", "base"), ("--cache-control", "none"),
-                          ("--clock-control", "none"), ("--profile-from-start", "off")):
+                          ("--clock-control", "none"), ("--profile-from-start", "off"),
+                          ("--log-file", "LOG")):
         assert line[line.index(option) + 1] == value
     assert line[line.index(sys.executable):][1:] == [
         str(ROOT / "scripts" / "gpu" / "traffic_case.py"), "--labels", "LABELS"]
 
 
+def fake_ncu(monkeypatch, log, printed, status=0):
+    def start(command, seconds, stdout, stderr):
+        pathlib.Path(command[command.index("--log-file") + 1]).write_text(log)
+        pathlib.Path(command[command.index("--labels") + 1]).write_text(json.dumps([
+            {"contestant": name, "operation": "train", "tensor_bytes": 9} for name in "ab"]))
+        stdout.write(printed)
+        return status
+
+    monkeypatch.setattr(traffic.shutil, "which", lambda *_, **__: "ncu")
+    monkeypatch.setattr(process, "start", start)
+
+
+@pytest.mark.parametrize("logged", [False, True])
 @pytest.mark.parametrize("output, reason", [
     ("==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access NVIDIA GPU "
      "Performance Counters on the target device 0.", "ERR_NVGPUCTRPERM"),
     ("==ERROR== Failed to initialize the profiler: LibraryNotLoaded", "LibraryNotLoaded")])
-def test_ncu_without_counters_is_skipped(made_up, monkeypatch, output, reason):
-    def start(command, seconds, stdout, stderr):
-        stdout.write(output)
-        return 1
-
-    monkeypatch.setattr(traffic.shutil, "which", lambda *_, **__: "ncu")
-    monkeypatch.setattr(process, "start", start)
+def test_ncu_without_counters_is_skipped(made_up, monkeypatch, output, reason, logged):
+    fake_ncu(monkeypatch, output * logged, output * (not logged), status=1)
     assert reason in traffic.run(made_up)["skipped_because"]
+
+
+def test_what_the_calls_print_is_none_of_ncus_table(made_up, monkeypatch):
+    fake_ncu(monkeypatch, NCU, '"a line","in quotes"\nwithout cudnn: the layout is not supported\n')
+    found = traffic.run(made_up)
+    assert found["passed"] and [call["contestant"] for call in found["calls"]] == ["a", "b"]
+
+
+def test_a_table_that_is_not_understood_is_a_failure_with_a_reason(made_up, monkeypatch):
+    fake_ncu(monkeypatch, NCU.replace("lts__t_bytes.sum", "other"), "")
+    assert not check.run(made_up, ["profile"], "c")
+    record = json.loads((made_up.out / "gpu_profile_nvidia_chip_9.json").read_text())
+    assert record["error"] == "ValueError: ncu's table has no column lts__t_bytes.sum"
 
 
 def test_the_prediction_is_that_of_the_kernels():
