@@ -40,7 +40,7 @@ cuda::DeviceLimits limits_of_current_device() {
   limits.shared_per_block = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
   limits.shared_per_multiprocessor = static_cast<int64_t>(properties.sharedMemPerMultiprocessor);
   limits.l2_bytes = properties.l2CacheSize;
-  limits.max_cluster = properties.major >= 9 ? 8 : 1;
+  limits.max_cluster = properties.major >= 9 && properties.clusterLaunch != 0 ? 8 : 1;
   return limits;
 }
 

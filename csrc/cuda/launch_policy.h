@@ -19,7 +19,7 @@ struct DeviceLimits {
   int64_t shared_per_block = 0;
   int64_t shared_per_multiprocessor = 0;
   int64_t l2_bytes = 0;
-  int max_cluster = 1;  // blocks; 8 from compute capability 9.0 on
+  int max_cluster = 1;  // blocks; 8 where clusters can be launched
 };
 
 // What a kernel keeps of a channel: two doubles, and coefficients of at most four.
