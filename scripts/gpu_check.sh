@@ -4,16 +4,19 @@
 #   gpu_check.sh [--out DIR] [--only PART] [--quick]
 #
 #   --out DIR    where the results go (default: scripts/bench/results)
-#   --only PART  test      the tests, C++ and Python, those that need a GPU among them
+#   --only PART  test      the C++ tests, and those in Python that need a GPU
 #                bench     the benchmark, on few shapes (scripts/bench.sh has them all)
 #                sanitize  compute-sanitizer over the tests that start every kernel once
 #                profile   bytes that ncu counts, beside the model's
 #   --quick      less of everything: 3 minutes rather than 9
 #
-# A part whose tool is missing, or for which no time is left, is skipped and says so. Needs no network and installs nothing: takes
-# $PYTHON, or else the python3 or .venv that has torch, and the build/ that is there, even one made on
-# another machine; where there is none it builds one (the library alone where GoogleTest is missing).
-# Results name the GPU, its driver and the versions of torch and CUDA, but no host and no path.
+# A part whose tool is missing, or for which no time is left, is skipped and says so. Results name
+# the GPU, its driver and the versions of torch and CUDA, but no host and no path.
+#
+# Needs no network and installs nothing: takes $PYTHON, or else the python3 or .venv that has torch,
+# and the build/ that is there. Of one made on another machine it needs build/libtorchbn.so,
+# build/test/internals_test and build/test/operators_test. Where there is none it builds one, for
+# this GPU (the library alone where GoogleTest is missing).
 #
 # Exit status: 0 all passed, 1 something failed, 2 there is no GPU (nothing is written).
 
@@ -58,7 +61,8 @@ fi
 
 if [[ ! -e $build/libtorchbn.so ]]; then
   say "Building"
-  cmake -S "$root" -B "$build" -G Ninja -DTORCHBN_CUDA=ON -DTORCHBN_PYTHON="$python"
+  cmake -S "$root" -B "$build" -G Ninja -DTORCHBN_CUDA=ON -DTORCHBN_PYTHON="$python" \
+    -DCMAKE_CUDA_ARCHITECTURES=native
   cmake --build "$build"
 fi
 export TORCHBN_LIBRARY=$build/libtorchbn.so
