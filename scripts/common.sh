@@ -26,3 +26,20 @@ die() {
 help() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 }
+
+# Runs a program of scripts/bench/ with the arguments, after setup and build. If they ask for help,
+# that is the script's, and then, if there is a Python that can say it, the program's.
+measure() { # PROGRAM ARGUMENT...
+  local program=$root/scripts/bench/$1 argument
+  shift
+  for argument in "$@"; do
+    case $argument in -h | --help)
+      help
+      [[ -x $venv/bin/python ]] || exit 0
+      exec "$venv/bin/python" "$program" --help
+      ;;
+    esac
+  done
+  "$root/scripts/build.sh"
+  TORCHBN_LIBRARY=${TORCHBN_LIBRARY:-$build/libtorchbn.so} exec "$venv/bin/python" "$program" "$@"
+}
