@@ -3,11 +3,15 @@
 import math
 import os
 import random as python_random
+import re
+import shutil
+import subprocess
 
 import pytest
 import torch
 
 from bench_record import record, result, run
+from helpers import ROOT
 
 import bench
 import cases
@@ -424,6 +428,11 @@ def test_small_tensors_are_not_measured_cold(pretended_gpu, monkeypatch):
     assert notes == ["4x3x2 float32: not cold, as that would take more than 128 tensors"]
 
 
+def test_every_peer_is_explained():
+    (explained,) = [text for text in bench.__doc__.split("\n\n") if text.startswith("peers:")]
+    assert all(re.search(rf"^  {name}\b", explained, re.MULTILINE) for name in peers.NAMES)
+
+
 def test_the_gpus_peers_are_all_there():
     assert peers.names_of("cuda") == ["aten", "native", "inductor", "inductor_max", "cudnn",
                                       "cudnn_persistent", "torchbn_auto"]
@@ -531,3 +540,26 @@ def test_a_part_that_fails_ends_the_run(monkeypatch):
 def test_the_mean_is_geometric():
     assert summary.geometric_mean([4, 0.25]) == pytest.approx(1)
     assert math.isclose(summary.geometric_mean([2, 8]), 4)
+
+
+@pytest.mark.parametrize("name", ["bench", "accuracy"])
+def test_who_asks_for_help_gets_nothing_built(name, tmp_path):
+    scripts, python = tmp_path / "scripts", tmp_path / ".venv" / "bin" / "python"
+    scripts.mkdir()
+    python.parent.mkdir(parents=True)
+    for file in ("common.sh", f"{name}.sh"):
+        shutil.copy(ROOT / "scripts" / file, scripts)
+    (scripts / "build.sh").write_text("#!/bin/sh\necho built\n")
+    (scripts / "build.sh").chmod(0o755)
+
+    def output(*arguments):
+        return subprocess.run(["bash", str(scripts / f"{name}.sh"), *arguments], check=True,
+                              capture_output=True, text=True, timeout=60).stdout
+
+    head = output("--help")
+    assert f"{name}.sh [ARGUMENT...]" in head and "built" not in head
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    program = scripts / "bench" / f"{name}.py"
+    assert output("--markdown", "-h") == f"{head}{program} --help\n"
+    assert output("--markdown", "a b") == f"built\n{program} --markdown a b\n"
