@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import time
 
 import process
 
@@ -32,10 +33,11 @@ def cpp_command(program, quick):
 def python_command(lines, root, marks, *, processes, quick):
     folder = root / "test" / "python"
     # First what is about GPUs alone. Of that a quick run takes one type, in training.
-    files = sorted(folder.glob("test_*.py"), key=lambda path: path.name != "test_cuda.py")
+    files = sorted(folder.glob("test_*.py"), key=lambda path: (path.name != "test_cuda.py", path))
     chosen = ["-k", "bfloat16 and not evaluation or not float"] if quick else []
-    return [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider",
-            "--continue-on-collection-errors", "-o", f"faulthandler_timeout={HANGING_SECONDS}",
+    return [sys.executable, "-m", "pytest", "-q", "--tb=short", "--no-summary",
+            "-p", "no:cacheprovider", "--continue-on-collection-errors",
+            "-o", f"faulthandler_timeout={HANGING_SECONDS}",
             "-p", "pytest_lines", "--lines", str(lines), "-m", marks, *chosen,
             *(["-n", str(processes)] if processes > 1 else []),
             *map(str, files[:1] if quick else files)]
@@ -128,18 +130,20 @@ def run(check):
     if not programs(check.build) and not has_pytest:
         return {"skipped_because": "there is neither a C++ test program nor pytest"}
 
-    def note(name, result, good):
-        found[name] = result
+    def note(name, tests, *arguments, **options):
+        begin = time.monotonic()
+        result, good = tests(check, *arguments, **options)
+        found[name] = {**result, "seconds": round(time.monotonic() - begin, 1)}
         passed.append(good)
 
     for program in programs(check.build):
-        note(program.name, *run_program(check, program))
+        note(program.name, run_program, program)
     first, alone = MARKS
     if not has_pytest:
         found[first] = {"skipped_because": "this Python has no pytest"}
     else:
-        note(first, *run_pytest(check, first, alone=False))
+        note(first, run_pytest, first, alone=False)
         if not check.quick:
-            note(alone, *run_pytest(check, alone, alone=True))
+            note(alone, run_pytest, alone, alone=True)
     return {"passed": all(passed) and any(result.get("run") for result in found.values()),
             "tests": found}

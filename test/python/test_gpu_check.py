@@ -228,11 +228,12 @@ def test_what_pytest_runs_is_counted(tmp_path, dies):
     (tests / "test_cuda.py").write_text(PYTEST)
     (tests / "test_broken.py").write_text("import nothing_of_this_name")
     (tests / "pytest.ini").touch()
-    lines = tmp_path / "lines"
-    status = process.start(
-        suites.python_command(lines, tmp_path, "not alone", processes=1, quick=False),
-        8 if dies else 60, cwd=tests, stdout=subprocess.DEVNULL,
-        env=suites.python_environment({**os.environ, "DIES": "yes" * dies}, 1))
+    lines, output = tmp_path / "lines", tmp_path / "output"
+    with output.open("w") as stream:
+        status = process.start(
+            suites.python_command(lines, tmp_path, "not alone", processes=1, quick=False),
+            8 if dies else 60, cwd=tests, stdout=stream,
+            env=suites.python_environment({**os.environ, "DIES": "yes" * dies}, 1))
     found = suites.of_pytest(lines.read_text())
     assert status is None if dies else status == 1
     assert (found["finished"], found["run"], found["skipped"]) == (not dies, 6 - dies, 1)
@@ -240,6 +241,8 @@ def test_what_pytest_runs_is_counted(tmp_path, dies):
         "test_broken.py", *(f"test_cuda.py::test_{name}" for name in
                             ("bad", "without_fixture", "bad_at_the_end"))]
     assert found["running"] == ["test_cuda.py::test_last"] * dies
+    shown = output.read_text()
+    assert "No module named 'nothing_of_this_name'" in shown and "E   assert False" in shown
 
 
 def test_pytest_is_started_as_the_time_asks(made_up, monkeypatch):
