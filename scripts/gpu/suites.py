@@ -11,6 +11,7 @@ import sys
 import time
 
 import process
+from pytest_lines import MOST_SHOWN
 
 # Of the time that is left for all tests: of each C++ program, and of the larger run of pytest.
 CPP_SHARE, PYTEST_SHARE = 0.25, 0.75
@@ -82,19 +83,20 @@ def of_pytest(text):
 
 def printed(text):
     """{test: what it has printed} by a program of GoogleTest's."""
-    _, *pieces = re.split(r"^\[ RUN +\] (\S+)$", text, flags=re.MULTILINE)
+    _, *pieces = re.split(r"\[ RUN +\] (\S+)$", text, flags=re.MULTILINE)
     return dict(zip(pieces[::2], pieces[1::2], strict=True))
 
 
 def run_googletest(command, log, seconds, **options):
-    """The exit status, what is known of the tests, and all that was printed; shows what those that
-    have failed, or were running at the end, have printed."""
+    """The exit status, what is known of the tests, and all that was printed; shows what the first
+    of those that have failed, or were running at the end, have printed."""
     with log.open("w") as stream:
         status = process.start(command, seconds, stdout=stream, **options)
     text = process.read(log)
     result = of_googletest(text)
-    for test in [*result["failed"], *result["running"]]:
-        print(f"{test}:{printed(text).get(test, '')[:2000].rstrip()}", flush=True)
+    said = printed(text)
+    for test in [*result["failed"], *result["running"]][:MOST_SHOWN]:
+        print(f"{test}:{said[test][:2000].rstrip()}", flush=True)
     return status, result, text
 
 
