@@ -6,7 +6,9 @@
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/reciprocal.h>
 #include <ATen/ops/rsqrt.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
@@ -126,10 +128,12 @@ void update_running(const at::Tensor& input, const Trained& batch,
                     std::optional<double> momentum) {
   if (input.sym_numel() == 0) return;
   if (present(running_mean)) {
+    // As RunningStatistics::update: infinite values stay infinite.
+    const at::Tensor factor = momentum.has_value()
+                                  ? at::scalar_tensor(*momentum, at::kDouble)
+                                  : at::reciprocal(to_double(*num_batches_tracked) + 1);
     const auto update = [&](const at::Tensor& running, const at::Tensor& latest) {
-      const at::Tensor step = latest.detach() - running;
-      running.copy_(momentum.has_value() ? running + step * *momentum
-                                         : running + step / (*num_batches_tracked + 1));
+      running.copy_(to_double(running) * (1 - factor) + latest.detach() * factor);
     };
     const c10::SymInt count = input.sym_numel() / input.sym_size(1);
     update(*running_mean, batch.mean);
