@@ -57,13 +57,16 @@ TORCHBN_HOST_DEVICE inline double inverse_std(double variance, double eps) {
   return shifted == 0 ? 0 : 1 / sqrt(shifted);
 }
 
-// The running statistics of a layer; vectors and counter may be absent.
+// The running statistics of a layer; the vectors, the counter or both may be absent.
 struct RunningStatistics {
   MutableChannelVector mean;
   MutableChannelVector var;
   int64_t* num_batches_tracked = nullptr;
   double momentum = 0;
   bool cumulative = false;  // momentum = 1 / batches tracked, this one included
+
+  // Statistics are given both or neither.
+  TORCHBN_HOST_DEVICE bool present() const { return mean.present(); }
 
   // Weight of the new batch. Reads the counter before it is incremented.
   TORCHBN_HOST_DEVICE double factor() const {
@@ -73,12 +76,10 @@ struct RunningStatistics {
   // new = (1 - factor) * old + factor * batch, with the unbiased variance of the batch.
   TORCHBN_HOST_DEVICE void update(int64_t channel, const Statistics& batch, int64_t count,
                                   double factor) const {
+    if (!present()) return;
     const double n = static_cast<double>(count);
-    if (mean.present())
-      mean.store(channel, (1 - factor) * mean.load(channel) + factor * batch.mean);
-    if (var.present())
-      var.store(channel,
-                (1 - factor) * var.load(channel) + factor * (batch.variance * n / (n - 1)));
+    mean.store(channel, (1 - factor) * mean.load(channel) + factor * batch.mean);
+    var.store(channel, (1 - factor) * var.load(channel) + factor * (batch.variance * n / (n - 1)));
   }
 };
 

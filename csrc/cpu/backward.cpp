@@ -1,7 +1,6 @@
 #include <memory>
 
-#include "core/affine.h"
-#include "core/gradient.h"
+#include "core/finish_channel.h"
 #include "cpu/channel_maps.h"
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
@@ -12,24 +11,15 @@
 namespace torchbn::cpu {
 namespace {
 
-void store_parameters(const BackwardProblem& problem, int64_t channel, const GradientSums& sums) {
-  if (problem.grad_bias.present()) problem.grad_bias.store(channel, sums.grad_bias());
-  if (problem.grad_weight.present())
-    problem.grad_weight.store(channel, sums.grad_weight(problem.invstd[channel]));
-}
-
 template <typename T>
 GradientCoefficients<Compute<T>> training_map(const BackwardProblem& problem, int64_t channel,
                                               const GradientSums& sums) {
-  return for_values_of<T>(
-      fold_gradient<Compute<T>>(sums, problem.mean[channel], problem.invstd[channel],
-                                problem.weight.load_or(channel, 1), problem.extent.count()));
+  return for_values_of<T>(training_gradient<Compute<T>>(problem, channel, sums));
 }
 
 template <typename T>
 Affine<Compute<T>> evaluation_map(const BackwardProblem& problem, int64_t channel) {
-  return for_values_of<T>(fold_evaluation_gradient<Compute<T>>(problem.invstd[channel],
-                                                               problem.weight.load_or(channel, 1)));
+  return for_values_of<T>(evaluation_gradient<Compute<T>>(problem, channel));
 }
 
 template <typename T>

@@ -1,7 +1,6 @@
 #include <memory>
 
-#include "core/affine.h"
-#include "core/statistics.h"
+#include "core/finish_channel.h"
 #include "cpu/channel_maps.h"
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
@@ -14,12 +13,7 @@ namespace {
 
 template <typename T>
 Affine<Compute<T>> channel_map(const InferenceProblem& problem, int64_t channel) {
-  const double mean = problem.running_mean.load(channel);
-  const double invstd = inverse_std(problem.running_var.load(channel), problem.eps);
-  problem.save_mean[channel] = mean;
-  problem.save_invstd[channel] = invstd;
-  return for_values_of<T>(fold_affine<Compute<T>>(mean, invstd, problem.weight.load_or(channel, 1),
-                                                  problem.bias.load_or(channel, 0)));
+  return for_values_of<T>(finish_inference<Compute<T>>(problem, channel));
 }
 
 // Runs set(channel) for every channel. A square root and two divisions take some 10 ns: only

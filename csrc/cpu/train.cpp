@@ -1,7 +1,6 @@
 #include <memory>
 
-#include "core/affine.h"
-#include "core/statistics.h"
+#include "core/finish_channel.h"
 #include "cpu/channel_maps.h"
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
@@ -12,31 +11,20 @@
 namespace torchbn::cpu {
 namespace {
 
-// What both layouts share: a channel's sums become its statistics, and these its affine map.
+// What both layouts share: a channel's sums become its statistics, and these its map.
 class Finisher {
  public:
   explicit Finisher(const TrainProblem& problem)
-      : problem_(problem),
-        count_(problem.extent.count()),
-        factor_(tracks() ? problem.running.factor() : 0) {}
+      : problem_(problem), factor_(problem.running.present() ? problem.running.factor() : 0) {}
 
   template <typename T>
   Affine<Compute<T>> finish(int64_t channel, const ShiftedSums& sums, double pivot) const {
-    const Statistics batch = torchbn::finish(sums, pivot, count_);
-    const double invstd = inverse_std(batch.variance, problem_.eps);
-    problem_.save_mean[channel] = batch.mean;
-    problem_.save_invstd[channel] = invstd;
-    if (tracks()) problem_.running.update(channel, batch, count_, factor_);
-    return for_values_of<T>(fold_affine<Compute<T>>(batch.mean, invstd,
-                                                    problem_.weight.load_or(channel, 1),
-                                                    problem_.bias.load_or(channel, 0)));
+    return for_values_of<T>(
+        finish_training<Compute<T>>(problem_, channel, sums, pivot, factor_, /*stores=*/true));
   }
 
  private:
-  bool tracks() const { return problem_.running.mean.present() || problem_.running.var.present(); }
-
   const TrainProblem& problem_;
-  int64_t count_;
   double factor_;
 };
 

@@ -29,10 +29,8 @@ __global__ void __launch_bounds__(kBlock)
     if (channel >= channels || threadIdx.x % lanes != 0) continue;
 
     const GradientSums sums = finish_parameters<T>(problem, channel, merged, true);
-    if (training != nullptr) training[channel] = training_coefficients<T>(problem, channel, sums);
-    if (evaluation != nullptr)
-      evaluation[channel] =
-          fold_evaluation_gradient<T>(problem.invstd[channel], problem.weight.load_or(channel, 1));
+    if (training != nullptr) training[channel] = training_gradient<T>(problem, channel, sums);
+    if (evaluation != nullptr) evaluation[channel] = evaluation_gradient<T>(problem, channel);
   }
 }
 

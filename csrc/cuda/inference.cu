@@ -1,5 +1,4 @@
-#include "core/affine.h"
-#include "core/statistics.h"
+#include "core/finish_channel.h"
 #include "cuda/dispatch.cuh"
 #include "cuda/kernels.h"
 #include "cuda/normalize.h"
@@ -9,20 +8,14 @@ namespace torchbn::cuda {
 
 namespace {
 
-// One thread per channel. The copies are what the backward pass uses, so that a later change of the
-// running statistics does not reach it.
+// One thread per channel.
 template <typename T>
 __global__ void __launch_bounds__(kBlock)
     fold_running_statistics(const InferenceProblem problem, Affine<T>* coefficients) {
   const int64_t step = int64_t{gridDim.x} * kBlock;
   for (int64_t channel = int64_t{blockIdx.x} * kBlock + threadIdx.x;
        channel < problem.extent.channels; channel += step) {
-    const double mean = problem.running_mean.load(channel);
-    const double invstd = inverse_std(problem.running_var.load(channel), problem.eps);
-    problem.save_mean[channel] = mean;
-    problem.save_invstd[channel] = invstd;
-    coefficients[channel] = fold_affine<T>(mean, invstd, problem.weight.load_or(channel, 1),
-                                           problem.bias.load_or(channel, 0));
+    coefficients[channel] = finish_inference<T>(problem, channel);
   }
 }
 

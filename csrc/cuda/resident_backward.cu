@@ -32,8 +32,8 @@ struct BackwardPass {
   __device__ typename Transform::Coefficients finish(int64_t channel, const GradientSums& merged,
                                                      bool stores) const {
     using C = Compute<T>;
-    return training_coefficients<C>(problem, channel,
-                                    finish_parameters<C>(problem, channel, merged, stores));
+    return training_gradient<C>(problem, channel,
+                                finish_parameters<C>(problem, channel, merged, stores));
   }
 
   template <typename Slots>
