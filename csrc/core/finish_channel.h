@@ -13,19 +13,19 @@ namespace torchbn {
 // What each operator makes of one channel, between its sums and its map. T is the type in which
 // values are mapped.
 
-// Training: the sums become the statistics that backward needs, an update of the running ones with
-// the weight `factor`, and the channel's map. Of several threads that need the map, one `stores`.
+// Training: the sums about `pivot` become the statistics that backward needs, an update of the
+// running ones, and the channel's map. Of several threads that need the map, one `stores`.
 template <typename T>
 TORCHBN_HOST_DEVICE Affine<T> finish_training(const TrainProblem& problem, int64_t channel,
-                                              const ShiftedSums& sums, double pivot, double factor,
-                                              bool stores) {
+                                              const ShiftedSums& sums, double pivot,
+                                              bool stores = true) {
   const int64_t count = problem.extent.count();
   const Statistics batch = finish(sums, pivot, count);
   const double invstd = inverse_std(batch.variance, problem.eps);
   if (stores) {
     problem.save_mean[channel] = batch.mean;
     problem.save_invstd[channel] = invstd;
-    problem.running.update(channel, batch, count, factor);
+    problem.running.update(channel, batch, count);
   }
   return fold_affine<T>(batch.mean, invstd, problem.weight.load_or(channel, 1),
                         problem.bias.load_or(channel, 0));

@@ -74,12 +74,12 @@ struct RunningStatistics {
   }
 
   // new = (1 - factor) * old + factor * batch, with the unbiased variance of the batch.
-  TORCHBN_HOST_DEVICE void update(int64_t channel, const Statistics& batch, int64_t count,
-                                  double factor) const {
+  TORCHBN_HOST_DEVICE void update(int64_t channel, const Statistics& batch, int64_t count) const {
     if (!present()) return;
     const double n = static_cast<double>(count);
-    mean.store(channel, (1 - factor) * mean.load(channel) + factor * batch.mean);
-    var.store(channel, (1 - factor) * var.load(channel) + factor * (batch.variance * n / (n - 1)));
+    const double f = factor();
+    mean.store(channel, (1 - f) * mean.load(channel) + f * batch.mean);
+    var.store(channel, (1 - f) * var.load(channel) + f * (batch.variance * n / (n - 1)));
   }
 };
 

@@ -11,22 +11,11 @@
 namespace torchbn::cpu {
 namespace {
 
-// What both layouts share: a channel's sums become its statistics, and these its map.
-class Finisher {
- public:
-  explicit Finisher(const TrainProblem& problem)
-      : problem_(problem), factor_(problem.running.present() ? problem.running.factor() : 0) {}
-
-  template <typename T>
-  Affine<Compute<T>> finish(int64_t channel, const ShiftedSums& sums, double pivot) const {
-    return for_values_of<T>(
-        finish_training<Compute<T>>(problem_, channel, sums, pivot, factor_, /*stores=*/true));
-  }
-
- private:
-  const TrainProblem& problem_;
-  double factor_;
-};
+template <typename T>
+Affine<Compute<T>> channel_map(const TrainProblem& problem, int64_t channel,
+                               const ShiftedSums& sums, double pivot) {
+  return for_values_of<T>(finish_training<Compute<T>>(problem, channel, sums, pivot));
+}
 
 template <typename T>
 class ChannelsFirst {
@@ -37,7 +26,6 @@ class ChannelsFirst {
 
   explicit ChannelsFirst(const TrainProblem& problem)
       : problem_(problem),
-        finisher_(problem),
         pivots_(new double[problem.extent.channels]),
         maps_(new Affine<Value>[problem.extent.channels]) {}
 
@@ -47,7 +35,7 @@ class ChannelsFirst {
     vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums, past_cache_ ? &route : nullptr);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
-    maps_[channel] = finisher_.template finish<T>(channel, sums, pivots_[channel]);
+    maps_[channel] = channel_map<T>(problem_, channel, sums, pivots_[channel]);
   }
   bool maps_at_once() const { return false; }
   bool maps_afterwards() const { return true; }
@@ -62,7 +50,6 @@ class ChannelsFirst {
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
   ChannelVector first_{problem_.input, problem_.extent.spatial, problem_.dtype};
-  Finisher finisher_;
   std::unique_ptr<double[]> pivots_;
   std::unique_ptr<Affine<Value>[]> maps_;
 };
@@ -74,11 +61,7 @@ class ChannelsLast {
   using Value = Compute<T>;
 
   ChannelsLast(const TrainProblem& problem, const Table2d& table)
-      : problem_(problem),
-        table_(table),
-        finisher_(problem),
-        pivots_(new double[table.width]),
-        maps_(table.width) {
+      : problem_(problem), table_(table), pivots_(new double[table.width]), maps_(table.width) {
     const ChannelVector first{problem.input, 1, problem.dtype};
     for (int64_t c = 0; c < table.channels; ++c) {
       const double pivot = pivot_from(first.load(c));
@@ -91,7 +74,7 @@ class ChannelsLast {
     vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, origin_);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
-    const auto map = finisher_.template finish<T>(channel, sums, pivots_[channel]);
+    const auto map = channel_map<T>(problem_, channel, sums, pivots_[channel]);
     for (int64_t i = channel; i < table_.width; i += table_.channels) maps_.set(i, map);
   }
   bool maps_at_once() const { return false; }
@@ -108,7 +91,6 @@ class ChannelsLast {
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
-  Finisher finisher_;
   std::unique_ptr<double[]> pivots_;
   ColumnAffine<Value> maps_;
 };

@@ -18,9 +18,8 @@ __device__ inline double first_value(const TrainProblem& problem, int64_t channe
 template <typename T>
 __device__ Affine<T> finish_channel(const TrainProblem& problem, int64_t channel,
                                     const ShiftedSums& sums, bool stores) {
-  const double factor = stores && problem.running.present() ? problem.running.factor() : 0;
   return finish_training<T>(problem, channel, sums, pivot_from(first_value(problem, channel)),
-                            factor, stores);
+                            stores);
 }
 
 // The sums about the mean, of which the parameters' gradients are stored.

@@ -253,7 +253,7 @@ TEST(RunningStatisticsTest, WeighTheNewBatchByMomentum) {
     Layer layer;
     const RunningStatistics running = layer.running(momentum);
     EXPECT_EQ(running.factor(), momentum);
-    running.update(0, {2, 3}, 4, running.factor());
+    running.update(0, {2, 3}, 4);
     EXPECT_FLOAT_EQ(layer.mean, static_cast<float>((1 - momentum) * 10 + momentum * 2));
     EXPECT_FLOAT_EQ(layer.var, static_cast<float>((1 - momentum) * 20 + momentum * 4));
   }
@@ -263,7 +263,7 @@ TEST(RunningStatisticsTest, TrackTheUnbiasedVariance) {
   float mean = 0, var = 1;
   const RunningStatistics running{
       {&mean, 1, DType::kFloat32}, {&var, 1, DType::kFloat32}, nullptr, 0.1, false};
-  running.update(0, statistics_of({1, 2, 3, 4}), 4, running.factor());
+  running.update(0, statistics_of({1, 2, 3, 4}), 4);
   EXPECT_FLOAT_EQ(mean, 0.25f);
   EXPECT_FLOAT_EQ(var, static_cast<float>(0.9 + 0.1 * (5.0 / 3)));
 }
@@ -274,7 +274,7 @@ TEST(RunningStatisticsTest, CumulativeAverageCountsThisBatch) {
   layer.counter = 0;
   const RunningStatistics running = layer.running(0, true);
   EXPECT_EQ(running.factor(), 1);
-  running.update(0, {2, 3}, 4, running.factor());
+  running.update(0, {2, 3}, 4);
   EXPECT_EQ(layer.mean, 2);
   EXPECT_EQ(layer.var, 4);
   EXPECT_EQ(layer.counter, 0) << "the counter is the kernel's business";
@@ -282,7 +282,7 @@ TEST(RunningStatisticsTest, CumulativeAverageCountsThisBatch) {
 
 TEST(RunningStatisticsTest, MayBeAbsent) {
   const RunningStatistics running;
-  running.update(0, {2, 3}, 4, running.factor());
+  running.update(0, {2, 3}, 4);
 }
 
 TEST(ExtentTest, Counts) {
