@@ -82,15 +82,12 @@ class ChannelsLast {
 
   ChannelsLast(const BackwardProblem& problem, const Table2d& table)
       : problem_(problem),
-        table_(table),
         means_(new double[table.width]),
-        training_maps_(problem.training ? table.width : 0),
-        evaluation_maps_(problem.training ? 0 : table.width) {
+        training_maps_(table.channels, problem.training ? table.width : 0),
+        evaluation_maps_(table.channels, problem.training ? 0 : table.width) {
     for (int64_t c = 0; c < table.channels; ++c) {
       for (int64_t i = c; i < table.width; i += table.channels) means_[i] = problem.mean[c];
-      if (problem.training) continue;
-      const auto map = evaluation_map<T>(problem, c);
-      for (int64_t i = c; i < table.width; i += table.channels) evaluation_maps_.set(i, map);
+      if (!problem.training) evaluation_maps_.set(c, evaluation_map<T>(problem, c));
     }
   }
 
@@ -102,8 +99,7 @@ class ChannelsLast {
   void finish(int64_t channel, const GradientSums& sums) {
     store_parameters(problem_, channel, sums);
     if (!maps_afterwards()) return;
-    const auto map = training_map<T>(problem_, channel, sums);
-    for (int64_t i = channel; i < table_.width; i += table_.channels) training_maps_.set(i, map);
+    training_maps_.set(channel, training_map<T>(problem_, channel, sums));
   }
   bool maps() const { return dx_ != nullptr; }
   bool maps_at_once() const { return maps() && !problem_.training; }
@@ -119,7 +115,6 @@ class ChannelsLast {
 
  private:
   const BackwardProblem& problem_;
-  const Table2d& table_;
   const vec::Origin origin_ = training_origin(problem_.extent, sizeof(T));
   const bool past_cache_ = origin_ != vec::Origin::kCaches;
   const vec::Primitives<T>& vec_ = vec::table().get<T>();

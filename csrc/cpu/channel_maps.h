@@ -10,6 +10,7 @@
 #include "core/affine.h"
 #include "core/dtype.h"
 #include "core/gradient.h"
+#include "core/integers.h"
 #include "cpu/vec/primitives.h"
 
 namespace torchbn::cpu {
@@ -24,18 +25,19 @@ Map for_values_of(const Map& map) {
     return map;
 }
 
-// The maps of a row of columns, one array per coefficient, as the column primitives read them:
-// behind the last column the first ones follow again.
+// The maps of the columns of a table, one array per coefficient, as the column primitives read
+// them: channels repeat, also behind the last column.
 template <template <typename> typename Map, typename V>
 class ColumnMaps {
  public:
-  explicit ColumnMaps(int64_t width)
-      : width_(width),
-        pitch_((width + vec::kRepeatedColumns + kLine - 1) / kLine * kLine),
+  ColumnMaps(int64_t channels, int64_t width)
+      : channels_(channels),
+        columns_(width + vec::kRepeatedColumns),
+        pitch_(round_up(columns_, 64 / sizeof(V))),
         values_(new (std::align_val_t(64)) V[sizeof(Map<V>) / sizeof(V) * pitch_]) {}
 
-  void set(int64_t column, const Map<V>& map) {
-    for (int64_t i = column; i < width_ + vec::kRepeatedColumns; i += width_) {
+  void set(int64_t channel, const Map<V>& map) {
+    for (int64_t i = channel; i < columns_; i += channels_) {
       V* to = values_.get() + i;
       map.each([&](V value) {
         *to = value;
@@ -50,12 +52,12 @@ class ColumnMaps {
   }
 
  private:
-  static constexpr int64_t kLine = 64 / sizeof(V);
   struct Delete {
     void operator()(V* values) const { operator delete[](values, std::align_val_t(64)); }
   };
 
-  int64_t width_;
+  int64_t channels_;
+  int64_t columns_;
   int64_t pitch_;
   std::unique_ptr<V[], Delete> values_;
 };

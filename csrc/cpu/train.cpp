@@ -61,7 +61,7 @@ class ChannelsLast {
   using Value = Compute<T>;
 
   ChannelsLast(const TrainProblem& problem, const Table2d& table)
-      : problem_(problem), table_(table), pivots_(new double[table.width]), maps_(table.width) {
+      : problem_(problem), pivots_(new double[table.width]), maps_(table.channels, table.width) {
     const ChannelVector first{problem.input, 1, problem.dtype};
     for (int64_t c = 0; c < table.channels; ++c) {
       const double pivot = pivot_from(first.load(c));
@@ -74,8 +74,7 @@ class ChannelsLast {
     vec_.add_column_moments(x_ + offset, strip, pivots_.get() + column, first, second, origin_);
   }
   void finish(int64_t channel, const ShiftedSums& sums) {
-    const auto map = channel_map<T>(problem_, channel, sums, pivots_[channel]);
-    for (int64_t i = channel; i < table_.width; i += table_.channels) maps_.set(i, map);
+    maps_.set(channel, channel_map<T>(problem_, channel, sums, pivots_[channel]));
   }
   bool maps_at_once() const { return false; }
   bool maps_afterwards() const { return true; }
@@ -85,7 +84,6 @@ class ChannelsLast {
 
  private:
   const TrainProblem& problem_;
-  const Table2d& table_;
   const vec::Origin origin_ = training_origin(problem_.extent, sizeof(T));
   const bool past_cache_ = origin_ != vec::Origin::kCaches;
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
