@@ -1,6 +1,7 @@
+// The operators on a GPU: checks, allocation, launches.
+
 #include <cstdlib>
 #include <optional>
-#include <tuple>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/cuda/CUDAContextLight.h>
@@ -15,12 +16,13 @@
 #include "checks.h"
 #include "cuda/kernels.h"
 #include "cuda/launch_policy.h"
+#include "operators.h"
 
 namespace torchbn {
 
 namespace {
 
-using Results = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+using ops::ThreeTensors;
 
 // What TORCHBN_CUDA_KERNEL asks for, read at every call so that a test can change it.
 cuda::KernelChoice requested_kernel() {
@@ -47,8 +49,8 @@ cuda::DeviceLimits limits_of_current_device() {
 // Hands the call's problem to a kernel function, with launch numbers, workspace and current stream.
 // The workspace goes back to the caching allocator at once: that is ordered by the stream.
 template <typename Call, typename Problem>
-Results run(Call& call, const at::Device& device,
-            cudaError_t (*kernels)(const Problem&, const cuda::Launch&)) {
+ThreeTensors run(Call& call, const at::Device& device,
+                 cudaError_t (*kernels)(const Problem&, const cuda::Launch&)) {
   const cuda::KernelChoice choice = requested_kernel();
   if (call.empty()) return call.results();
   const Problem& problem = call.problem();
@@ -63,12 +65,12 @@ Results run(Call& call, const at::Device& device,
   return call.results();
 }
 
-Results batch_norm_train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
-                         const std::optional<at::Tensor>& bias,
-                         const std::optional<at::Tensor>& running_mean,
-                         const std::optional<at::Tensor>& running_var,
-                         const std::optional<at::Tensor>& num_batches_tracked,
-                         std::optional<double> momentum, double eps) {
+ThreeTensors batch_norm_train_cuda(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                                   const std::optional<at::Tensor>& bias,
+                                   const std::optional<at::Tensor>& running_mean,
+                                   const std::optional<at::Tensor>& running_var,
+                                   const std::optional<at::Tensor>& num_batches_tracked,
+                                   std::optional<double> momentum, double eps) {
   check_train(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps);
   const c10::cuda::CUDAGuard guard(input.device());
   TrainCall call(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum,
@@ -76,19 +78,23 @@ Results batch_norm_train(const at::Tensor& input, const std::optional<at::Tensor
   return run(call, input.device(), cuda::train);
 }
 
-Results batch_norm_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
-                             const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
-                             const at::Tensor& running_var, double eps) {
+ThreeTensors batch_norm_inference_cuda(const at::Tensor& input,
+                                       const std::optional<at::Tensor>& weight,
+                                       const std::optional<at::Tensor>& bias,
+                                       const at::Tensor& running_mean,
+                                       const at::Tensor& running_var, double eps) {
   check_inference(input, weight, bias, running_mean, running_var, eps);
   const c10::cuda::CUDAGuard guard(input.device());
   InferenceCall call(input, weight, bias, running_mean, running_var, eps);
   return run(call, input.device(), cuda::inference);
 }
 
-Results batch_norm_backward(const at::Tensor& grad_output, const std::optional<at::Tensor>& input,
-                            const std::optional<at::Tensor>& weight, const at::Tensor& mean,
-                            const at::Tensor& invstd, bool training, bool need_input,
-                            bool need_weight, bool need_bias) {
+ThreeTensors batch_norm_backward_cuda(const at::Tensor& grad_output,
+                                      const std::optional<at::Tensor>& input,
+                                      const std::optional<at::Tensor>& weight,
+                                      const at::Tensor& mean, const at::Tensor& invstd,
+                                      bool training, bool need_input, bool need_weight,
+                                      bool need_bias) {
   check_backward(grad_output, input, weight, mean, invstd, training, need_input, need_weight);
   const c10::cuda::CUDAGuard guard(grad_output.device());
   BackwardCall call(grad_output, input, weight, mean, invstd, training, need_input, need_weight,
@@ -99,9 +105,9 @@ Results batch_norm_backward(const at::Tensor& grad_output, const std::optional<a
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchbn, CUDA, m) {
-  m.impl("batch_norm_train", &batch_norm_train);
-  m.impl("batch_norm_inference", &batch_norm_inference);
-  m.impl("batch_norm_backward", &batch_norm_backward);
+  m.impl("batch_norm_train", TORCH_FN(batch_norm_train_cuda));
+  m.impl("batch_norm_inference", TORCH_FN(batch_norm_inference_cuda));
+  m.impl("batch_norm_backward", TORCH_FN(batch_norm_backward_cuda));
 }
 
 }  // namespace torchbn
