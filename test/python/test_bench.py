@@ -15,6 +15,7 @@ from helpers import ROOT
 
 import bench
 import cases
+import contest
 import machine
 import measure
 import peers
@@ -213,23 +214,23 @@ def test_a_wrong_torchbn_fails_a_case_and_a_failing_peer_does_not(monkeypatch):
     def wrong(name):
         return peers.Peer(name, name, lambda: lambda *tensors: right(*tensors) + 1)
 
-    calls, errors, notes = bench.contestants_of(
+    calls, errors, notes = contest.contestants_of(
         case, asked, [peers.PEERS[0], peers.Peer("other", "Other", fails)])
     assert list(calls) == ["floor", "aten", "torchbn"] and set(errors) == {"aten", "torchbn"}
     assert notes == [f"{case.name}: without other: RuntimeError: no luck"]
-    with pytest.raises(bench.CaseError, match="no peer is left"):
-        bench.contestants_of(case, asked, [peers.Peer("other", "Other", fails)])
+    with pytest.raises(contest.CaseError, match="no peer is left"):
+        contest.contestants_of(case, asked, [peers.Peer("other", "Other", fails)])
     right = peers.aten()
-    calls, errors, _ = bench.contestants_of(case, asked, [peers.PEERS[0], wrong("other")])
+    calls, errors, _ = contest.contestants_of(case, asked, [peers.PEERS[0], wrong("other")])
     assert "other" in calls and errors["other"] > 1
     # Our other kernels have to be right as well.
-    with pytest.raises(bench.CaseError, match="torchbn_auto is wrong"):
-        bench.contestants_of(case, asked, [peers.PEERS[0], wrong("torchbn_auto")])
+    with pytest.raises(contest.CaseError, match="torchbn_auto is wrong"):
+        contest.contestants_of(case, asked, [peers.PEERS[0], wrong("torchbn_auto")])
     with pytest.raises(RuntimeError, match="no luck"):
-        bench.contestants_of(case, asked, [peers.Peer("torchbn_auto", "auto", fails)])
+        contest.contestants_of(case, asked, [peers.Peer("torchbn_auto", "auto", fails)])
     monkeypatch.setattr(peers, "OURS", wrong("torchbn"))
-    with pytest.raises(bench.CaseError, match="torchbn is wrong"):
-        bench.contestants_of(case, asked, [peers.PEERS[0]])
+    with pytest.raises(contest.CaseError, match="torchbn is wrong"):
+        contest.contestants_of(case, asked, [peers.PEERS[0]])
 
 
 @pytest.fixture
@@ -244,17 +245,17 @@ def three_cases(monkeypatch, tmp_path):
 
 def test_a_case_that_fails_stops_no_other(three_cases, monkeypatch, capsys):
     path, arguments = three_cases
-    measured = bench.run_case
+    measured = contest.run_case
     seen = []
 
     def run_case(case, *rest):
         # What was measured before is safe already, whatever becomes of this one.
         seen.append([r["shape"] for r in store.load(path)["runs"][0]["results"]] if seen else [])
         if case.shape == (4, 5):
-            raise bench.CaseError("torchbn is wrong in /some/folder/file")
+            raise contest.CaseError("torchbn is wrong in /some/folder/file")
         return measured(case, *rest)
 
-    monkeypatch.setattr(bench, "run_case", run_case)
+    monkeypatch.setattr(contest, "run_case", run_case)
     with pytest.raises(SystemExit) as ended:
         bench.main(arguments)
     assert ended.value.code == 1 and seen == [[], ["4x3"], ["4x3"]]
@@ -268,13 +269,13 @@ def test_a_case_that_fails_stops_no_other(three_cases, monkeypatch, capsys):
 
 def test_no_case_begins_after_the_deadline(three_cases, monkeypatch, capsys):
     path, arguments = three_cases
-    measured = bench.run_case
+    measured = contest.run_case
 
     def run_case(case, options, chosen):
         options.end -= 1000
         return measured(case, options, chosen)
 
-    monkeypatch.setattr(bench, "run_case", run_case)
+    monkeypatch.setattr(contest, "run_case", run_case)
     bench.main([*arguments, "--deadline", "1500"])
     (only,) = store.load(path)["runs"]
     assert [r["shape"] for r in only["results"]] == ["4x3", "4x5"]
@@ -326,8 +327,8 @@ def pretended_gpu(monkeypatch):
     monkeypatch.setattr(measure, "CudaClock", measure.CpuClock)
     monkeypatch.setattr(measure, "captured", lambda call, repeats: call)
     monkeypatch.setattr(measure, "stream_of", lambda device: measure.contextlib.nullcontext())
-    monkeypatch.setattr(bench, "Problem", lambda case, device: problem.Problem(case, "cpu"))
-    monkeypatch.setattr(bench.torch.cuda, "mem_get_info", lambda: (2**20, 2**20))
+    monkeypatch.setattr(contest, "Problem", lambda case, device: problem.Problem(case, "cpu"))
+    monkeypatch.setattr(contest.torch.cuda, "mem_get_info", lambda: (2**20, 2**20))
     monkeypatch.setattr(machine, "cache_bytes", lambda device: 1000)
     options = bench.parse(["--seconds", "0.001", "--rounds", "1"])
     options.device = "cuda"
@@ -337,7 +338,7 @@ def pretended_gpu(monkeypatch):
 def test_a_gpu_is_timed_by_calls_and_in_graphs(pretended_gpu):
     for operation in cases.operations_of("cuda"):
         case = cases.Case((4, 3, 2), "channels_first", "float32", operation)
-        results, notes = bench.run_case(case, pretended_gpu, peers.PEERS[:2])
+        results, notes = contest.run_case(case, pretended_gpu, peers.PEERS[:2])
         assert [r["mode"] for r in results] == MODES and not notes
         assert all(set(r["ratios"]) == {"floor", "aten", "native"} for r in results)
     several = record(run([{**result(), "mode": mode} for mode in MODES]))
@@ -352,12 +353,12 @@ def test_who_cannot_be_captured_is_left_out_of_the_graphs(pretended_gpu, monkeyp
     case = cases.Case((4, 3, 2), "channels_first", "float32", "train")
     notes = []
     monkeypatch.setattr(measure, "captured", fails)
-    assert bench.in_graphs(case, {"aten": None}, 20, notes) == {}
+    assert contest.in_graphs(case, {"aten": None}, 20, notes) == {}
     assert notes[0].startswith(f"{case.name}: without aten in graphs: RuntimeError: operation")
     with pytest.raises(RuntimeError):
-        bench.in_graphs(case, {"torchbn": None}, 20, notes)
+        contest.in_graphs(case, {"torchbn": None}, 20, notes)
     with pytest.raises(RuntimeError):
-        bench.in_graphs(case, {"torchbn_auto": None}, 20, notes)
+        contest.in_graphs(case, {"torchbn_auto": None}, 20, notes)
 
 
 def test_nothing_is_collected_during_a_capture(monkeypatch):
@@ -423,7 +424,7 @@ def test_no_graph_is_of_more_calls_than_can_be_captured(cache):
 def test_small_tensors_are_not_measured_cold(pretended_gpu, monkeypatch):
     monkeypatch.setattr(machine, "cache_bytes", lambda device: 2**20)
     case = cases.Case((4, 3, 2), "channels_first", "float32", "train")
-    results, notes = bench.run_case(case, pretended_gpu, peers.PEERS[:1])
+    results, notes = contest.run_case(case, pretended_gpu, peers.PEERS[:1])
     assert [r["mode"] for r in results] == ["call", "graph"]
     assert notes == ["4x3x2 float32: not cold, as that would take more than 128 tensors"]
 
