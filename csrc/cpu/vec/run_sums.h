@@ -3,7 +3,7 @@
 #include "cpu/vec/bundle.h"
 #include "cpu/vec/lookahead.h"
 
-// Sums of runs, each of one channel. Internal linkage: see simd.h.
+// Sums of runs of at least kLanes elements, each of one channel. Internal linkage: see simd.h.
 namespace torchbn::cpu::vec {
 namespace {
 
@@ -17,11 +17,11 @@ TORCHBN_ALWAYS_INLINE bool in_float(const Bundle& bundle) {
 template <typename T>
 constexpr int64_t kElementsAheadOnRoute = 32768 / sizeof(T);
 
-// A run of at least kLanes elements, `position` elements from the beginning of the strip's row.
+// A run for itself, `position` elements from the beginning of the strip's row.
 template <typename T, typename Source>
-TORCHBN_ALWAYS_INLINE void add_long_run(const Source& run, int64_t length, int64_t row,
-                                        int64_t position, const Lookahead& lookahead,
-                                        const SharedPivot& pivot, Accumulator& sums) {
+TORCHBN_ALWAYS_INLINE void add_run(const Source& run, int64_t length, int64_t row, int64_t position,
+                                   const Lookahead& lookahead, const SharedPivot& pivot,
+                                   Accumulator& sums) {
   constexpr int64_t kPiece = kMostFloatBlocks * kLanes;
   for (int64_t i = 0; i < length; i += kPiece) {
     const int64_t size = length - i < kPiece ? length - i : kPiece;
@@ -73,17 +73,6 @@ TORCHBN_ALWAYS_INLINE void add_bundles(const Source& source, const Strip& strip,
       sums.store(to.first, to.second);
     }
   }
-}
-
-// A run for itself.
-template <typename T, typename Source>
-TORCHBN_ALWAYS_INLINE void add_run(const Source& run, int64_t length, int64_t row, int64_t position,
-                                   const Lookahead& lookahead, const SharedPivot& pivot,
-                                   Accumulator& sums) {
-  if (length >= kLanes) return add_long_run<T>(run, length, row, position, lookahead, pivot, sums);
-  Padded<T> buffers[2];
-  run.copy(1, 0, length, buffers)
-      .template add<true>(sums, pivot, kMask<int64_t> + 2 * kLanes - length);
 }
 
 template <typename T, typename Source>

@@ -9,17 +9,20 @@ namespace {
 
 // Runs too short for sums of their own: their elements are columns, each summed over the rows. What
 // a run costs beside its elements, its end above all, is then paid once for all rows; what a column
-// costs beside its elements is shared by few rows where there are few. Of half types bundles of
-// several rows (run_sums.h) are the faster ones early.
+// costs beside its elements is shared by few rows where there are few: only runs shorter than a
+// block are dearer still. Of half types bundles of several rows (run_sums.h) are the faster ones
+// early, and always where a column has too few rows for sums in float.
 template <typename T>
 constexpr int64_t kLongestShortRun = kSumsInFloat<T> ? 4 * kLanes : 256;
-constexpr int64_t kLeastRows = kLeastFloatBlocks;
+template <typename T>
+constexpr int64_t kLeastRows = kSumsInFloat<T> ? kLeastFloatBlocks : 1;
 constexpr int64_t kElementsPerRow = 8;
 
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool has_short_runs(const Strip& strip) {
-  return strip.rows >= kLeastRows && strip.length <= kLongestShortRun<T> &&
-         strip.length <= kElementsPerRow * strip.rows;
+  return strip.length < kLanes ||
+         (strip.rows >= kLeastRows<T> && strip.length <= kLongestShortRun<T> &&
+          strip.length <= kElementsPerRow * strip.rows);
 }
 
 // The columns of a run, in the order of lanes.
