@@ -52,12 +52,10 @@ struct BackwardProblem {
   MutableChannelVector grad_weight;  // [C]
   MutableChannelVector grad_bias;    // [C]
 
-  // In evaluation, the input's gradient alone needs no sums.
-  bool needs_sums() const {
-    return grad_weight.present() || grad_bias.present() || (training && grad_input != nullptr);
-  }
   // Does anything that is wanted depend on the input?
   bool reads_input() const { return grad_weight.present() || (training && grad_input != nullptr); }
+  // In evaluation, the input's gradient alone needs no sums.
+  bool needs_sums() const { return reads_input() || grad_bias.present(); }
 };
 
 }  // namespace torchbn
