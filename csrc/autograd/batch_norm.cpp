@@ -116,10 +116,10 @@ class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mod
                                        : grad_outputs[0].contiguous(static_cast<at::MemoryFormat>(
                                              ctx->saved_data.at("memory_format").toInt()));
 
-    // What is recorded or carries tangents, as in forward-over-reverse, is differentiated further.
+    // What is recorded is differentiated further, and so is a gradient that carries a tangent, as
+    // in forward-over-reverse. (Where input or weight had one, nothing was recorded here.)
     const bool differentiated =
-        at::GradMode::is_enabled() ||
-        transforms::wants_composite(grad_output, input, weight, mean, invstd);
+        at::GradMode::is_enabled() || transforms::wants_composite(grad_output);
     const auto gradients = [&]() -> ThreeTensors {
       if (differentiated) {
         if constexpr (Mode::kTraining) {
