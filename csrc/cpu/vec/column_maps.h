@@ -28,6 +28,8 @@ TORCHBN_ALWAYS_INLINE void for_panels(const Strip& strip, const F& f) {
 // What lies between aligned addresses.
 template <typename T>
 constexpr int64_t kAlignedBlock = kBlockBytes<T> / sizeof(T);
+static_assert(kAlignedBlock<BFloat16> <= kRepeatedColumns &&
+              kAlignedBlock<float> <= kRepeatedColumns);
 
 // Whole blocks of [begin, end) of rows of `length` that lie one behind the other. A block may end
 // in the next row: behind the last column the coefficients of the first ones follow. What will be

@@ -14,7 +14,7 @@ namespace torchbn::cpu::vec {
 // products.
 inline constexpr int kLanes = 16;
 
-// A block that is stored together.
+// At least as many columns as are stored together.
 inline constexpr int kRepeatedColumns = 2 * kLanes;
 
 // `rows` rows, `stride` elements apart, of `runs` runs each, `spacing` apart, of `length`
