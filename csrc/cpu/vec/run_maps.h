@@ -47,7 +47,7 @@ TORCHBN_ALWAYS_INLINE void map_short_neighbours(const Stream& stream, const Stri
     for (int64_t i = 0; i < runs; ++i) {
       V* to = columns[0] + i * strip.length;
       maps[run + i].each([&](V value) __attribute__((always_inline)) {
-        for (int64_t j = 0; j < strip.length; j += kWidth<V>) store_bits(to + j, broadcast(value));
+        spread(value, strip.length, to);
         to += kPitch;
         return value;
       });

@@ -71,6 +71,12 @@ TORCHBN_ALWAYS_INLINE Register<E> broadcast(E value) {
   return value - Register<E>{};  // x - 0 is x, -0 included
 }
 
+// The value for each of `length` columns, and for some behind them: there is room for a register.
+template <typename E>
+TORCHBN_ALWAYS_INLINE void spread(E value, int64_t length, E* to) {
+  for (int64_t i = 0; i < length; i += kWidth<E>) store_bits(to + i, broadcast(value));
+}
+
 // What is computed with.
 template <typename V>
 concept ComputeRegister = std::same_as<V, Register<float>> || std::same_as<V, Register<double>>;

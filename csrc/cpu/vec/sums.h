@@ -45,7 +45,7 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
     const int64_t runs = strip.runs - run < together ? strip.runs - run : together;
     const int64_t width = runs * strip.length;
     for (int64_t i = 0; i < runs; ++i)
-      for (int64_t j = 0; j < strip.length; ++j) columns[0][i * strip.length + j] = pivots[run + i];
+      spread(pivots[run + i], strip.length, columns[0] + i * strip.length);
     for (int64_t i = 0; i < width; ++i) columns[1][i] = columns[2][i] = 0;
     // What comes next is the runs beside these.
     add_table<T>(source + run * strip.spacing, {strip.rows, width, strip.stride},
