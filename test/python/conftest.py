@@ -33,3 +33,10 @@ def restore_threads():
     yield
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def made_up(tmp_path, monkeypatch):
+    """A check of scripts/gpu_check.sh's."""
+    import gpu_record
+    return gpu_record.check_on_a_made_up_gpu(tmp_path, monkeypatch)
