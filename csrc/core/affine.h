@@ -28,7 +28,7 @@ struct Affine {
 
 // What rounding the mean took from it. An infinite mean has no low part: inf - inf would make NaN
 // of the infinities that a running mean of inf stands for.
-TORCHBN_HOST_DEVICE inline double low_part(double mean, double high) {
+TORCHBN_HOST_DEVICE double low_part(double mean, double high) {
   return high - high == 0 ? mean - high : 0;
 }
 

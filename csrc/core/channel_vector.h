@@ -43,24 +43,23 @@ struct MutableChannelVector {
   DType dtype = DType::kFloat32;
 
   TORCHBN_HOST_DEVICE bool present() const { return data != nullptr; }
-  TORCHBN_HOST_DEVICE double load(int64_t channel) const {
-    return ChannelVector{data, stride, dtype}.load(channel);
-  }
+  TORCHBN_HOST_DEVICE ChannelVector read() const { return {data, stride, dtype}; }
+  TORCHBN_HOST_DEVICE double load(int64_t channel) const { return read().load(channel); }
 
   TORCHBN_HOST_DEVICE void store(int64_t channel, double value) const {
     const int64_t i = channel * stride;
     switch (dtype) {
       case DType::kFloat32:
-        static_cast<float*>(data)[i] = static_cast<float>(value);
+        static_cast<float*>(data)[i] = round_to<float>(value);
         break;
       case DType::kFloat64:
-        static_cast<double*>(data)[i] = value;
+        static_cast<double*>(data)[i] = round_to<double>(value);
         break;
       case DType::kBFloat16:
-        static_cast<BFloat16*>(data)[i] = narrow<BFloat16>(static_cast<float>(value));
+        static_cast<BFloat16*>(data)[i] = round_to<BFloat16>(value);
         break;
       case DType::kFloat16:
-        static_cast<Float16*>(data)[i] = narrow<Float16>(static_cast<float>(value));
+        static_cast<Float16*>(data)[i] = round_to<Float16>(value);
         break;
     }
   }

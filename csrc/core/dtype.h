@@ -30,19 +30,19 @@ struct ComputeType<double> {
 template <typename T>
 using Compute = typename ComputeType<T>::type;
 
-TORCHBN_HOST_DEVICE inline size_t size_of(DType dtype) {
+TORCHBN_HOST_DEVICE size_t size_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
 
 namespace detail {
 
-TORCHBN_HOST_DEVICE inline float float_from_bits(uint32_t bits) {
+TORCHBN_HOST_DEVICE float float_from_bits(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof(value));
   return value;
 }
 
-TORCHBN_HOST_DEVICE inline uint32_t bits_from_float(float value) {
+TORCHBN_HOST_DEVICE uint32_t bits_from_float(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof(bits));
   return bits;
@@ -50,18 +50,18 @@ TORCHBN_HOST_DEVICE inline uint32_t bits_from_float(float value) {
 
 }  // namespace detail
 
-TORCHBN_HOST_DEVICE inline float widen(float value) {
+TORCHBN_HOST_DEVICE float widen(float value) {
   return value;
 }
-TORCHBN_HOST_DEVICE inline double widen(double value) {
+TORCHBN_HOST_DEVICE double widen(double value) {
   return value;
 }
 
-TORCHBN_HOST_DEVICE inline float widen(BFloat16 value) {
+TORCHBN_HOST_DEVICE float widen(BFloat16 value) {
   return detail::float_from_bits(uint32_t{value.bits} << 16);
 }
 
-TORCHBN_HOST_DEVICE inline float widen(Float16 value) {
+TORCHBN_HOST_DEVICE float widen(Float16 value) {
   const uint32_t sign = (uint32_t{value.bits} & 0x8000u) << 16;
   const uint32_t magnitude = uint32_t{value.bits} & 0x7fffu;
   // Infinity and NaN have an all-ones exponent in both formats; the payload moves along.
@@ -80,19 +80,19 @@ template <typename T>
 TORCHBN_HOST_DEVICE T narrow(float value);
 
 template <>
-TORCHBN_HOST_DEVICE inline float narrow<float>(float value) {
+TORCHBN_HOST_DEVICE float narrow<float>(float value) {
   return value;
 }
 
 template <>
-TORCHBN_HOST_DEVICE inline BFloat16 narrow<BFloat16>(float value) {
+TORCHBN_HOST_DEVICE BFloat16 narrow<BFloat16>(float value) {
   const uint32_t bits = detail::bits_from_float(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x0040u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
 template <>
-TORCHBN_HOST_DEVICE inline Float16 narrow<Float16>(float value) {
+TORCHBN_HOST_DEVICE Float16 narrow<Float16>(float value) {
   const uint32_t bits = detail::bits_from_float(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -109,6 +109,17 @@ TORCHBN_HOST_DEVICE inline Float16 narrow<Float16>(float value) {
     half = (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
   }
   return {static_cast<uint16_t>(sign | half)};
+}
+
+// A half type by way of float: what its vectors hold was computed from values no more exact.
+template <typename T>
+TORCHBN_HOST_DEVICE T round_to(double value) {
+  return narrow<T>(static_cast<float>(value));
+}
+
+template <>
+TORCHBN_HOST_DEVICE double round_to<double>(double value) {
+  return value;
 }
 
 }  // namespace torchbn

@@ -44,8 +44,8 @@ TORCHBN_HOST_DEVICE Affine<T> finish_inference(const InferenceProblem& problem, 
 }
 
 // Backward: the gradients of the parameters that are wanted.
-TORCHBN_HOST_DEVICE inline void store_parameters(const BackwardProblem& problem, int64_t channel,
-                                                 const GradientSums& sums) {
+TORCHBN_HOST_DEVICE void store_parameters(const BackwardProblem& problem, int64_t channel,
+                                          const GradientSums& sums) {
   if (problem.grad_weight.present())
     problem.grad_weight.store(channel, sums.grad_weight(problem.invstd[channel]));
   if (problem.grad_bias.present()) problem.grad_bias.store(channel, sums.grad_bias());

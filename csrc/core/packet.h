@@ -77,7 +77,7 @@ TORCHBN_HOST_DEVICE void add_packet(GradientSums& sums, const double (&dy)[kCoun
 }
 
 // Turns sum(dy * (x - high)) into sum(dy * (x - mean)).
-TORCHBN_HOST_DEVICE inline GradientSums recenter(GradientSums sums, double mean, double high) {
+TORCHBN_HOST_DEVICE GradientSums recenter(GradientSums sums, double mean, double high) {
   sums.dy_centered -= low_part(mean, high) * sums.dy;
   return sums;
 }

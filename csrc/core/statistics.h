@@ -34,7 +34,7 @@ struct ShiftedSums {
 // The pivot of a channel is its first value. An infinite or NaN pivot would turn every difference
 // into NaN; about zero the sums come out as IEEE arithmetic has them (the mean of a channel with
 // one infinity is infinite).
-TORCHBN_HOST_DEVICE inline double pivot_from(double first_value) {
+TORCHBN_HOST_DEVICE double pivot_from(double first_value) {
   return first_value - first_value == 0 ? first_value : 0;
 }
 
@@ -43,7 +43,7 @@ struct Statistics {
   double variance = 0;  // biased
 };
 
-TORCHBN_HOST_DEVICE inline Statistics finish(const ShiftedSums& sums, double pivot, int64_t count) {
+TORCHBN_HOST_DEVICE Statistics finish(const ShiftedSums& sums, double pivot, int64_t count) {
   const double n = static_cast<double>(count);
   const double shifted_mean = sums.first / n;
   const double variance = (sums.second - sums.first * shifted_mean) / n;
@@ -52,7 +52,7 @@ TORCHBN_HOST_DEVICE inline Statistics finish(const ShiftedSums& sums, double piv
 }
 
 // 1 / sqrt(variance + eps); 0 where that is a division by zero, so that bias comes out.
-TORCHBN_HOST_DEVICE inline double inverse_std(double variance, double eps) {
+TORCHBN_HOST_DEVICE double inverse_std(double variance, double eps) {
   const double shifted = variance + eps;
   return shifted == 0 ? 0 : 1 / sqrt(shifted);
 }

@@ -1,60 +1,49 @@
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <new>
-#include <type_traits>
 #include <utility>
 
 #include "core/affine.h"
-#include "core/dtype.h"
 #include "core/gradient.h"
 #include "core/integers.h"
 #include "cpu/vec/primitives.h"
 
 namespace torchbn::cpu {
 
-// A map to values of T. Vector code rounds to bfloat16 by integer arithmetic, in which a NaN with a
-// payload, a weight perhaps, might become a number: coefficients are NaN without one.
-template <typename T, typename Map>
-Map for_values_of(const Map& map) {
-  if constexpr (std::is_same_v<T, BFloat16>)
-    return map.each([](float value) { return value == value ? value : NAN; });
-  else
-    return map;
-}
-
-// The maps of the columns of a table, one array per coefficient, as the column primitives read
-// them: channels repeat, also behind the last column.
+// The maps of all channels, one array per coefficient, as the primitives read them. Columns of a
+// table repeat the channels, also behind the last column.
 template <template <typename> typename Map, typename V>
-class ColumnMaps {
+class ChannelMaps {
  public:
-  ColumnMaps(int64_t channels, int64_t width)
+  ChannelMaps(int64_t channels, int64_t width)
       : channels_(channels),
         columns_(width + vec::kRepeatedColumns),
         pitch_(round_up(columns_, 64 / sizeof(V))),
         values_(new (std::align_val_t(64)) V[sizeof(Map<V>) / sizeof(V) * pitch_]) {}
 
-  void set(int64_t channel, const Map<V>& map) {
-    for (int64_t i = channel; i < columns_; i += channels_) {
-      V* to = values_.get() + i;
-      map.each([&](V value) {
-        *to = value;
-        to += pitch_;
-        return value;
-      });
+  // write(maps) sets the maps of the channels of a range, at whose first one `maps` points.
+  template <typename F>
+  void set(const vec::ChannelRange& range, const F& write) {
+    write(at<V*>(values_.get() + range.begin));
+    for (int64_t c = range.begin; c < range.begin + range.size; ++c) {
+      for (int64_t i = c + channels_; i < columns_; i += channels_)
+        at<V*>(values_.get()).each([&](V* values) { return values[i] = values[c]; });
     }
   }
-  Map<const V*> from(int64_t column) const {
-    const V* values = values_.get() + column;
-    return Map<V>().each([&](V) { return std::exchange(values, values + pitch_); });
-  }
+  // Those from a column on.
+  Map<const V*> from(int64_t column) const { return at<const V*>(values_.get() + column); }
 
  private:
   struct Delete {
     void operator()(V* values) const { operator delete[](values, std::align_val_t(64)); }
   };
+
+  template <typename Pointer>
+  Map<Pointer> at(Pointer first) const {
+    return Map<V>().each([&](V) { return std::exchange(first, first + pitch_); });
+  }
 
   int64_t channels_;
   int64_t columns_;
@@ -63,8 +52,8 @@ class ColumnMaps {
 };
 
 template <typename V>
-using ColumnAffine = ColumnMaps<Affine, V>;
+using AffineMaps = ChannelMaps<Affine, V>;
 template <typename V>
-using ColumnGradient = ColumnMaps<GradientCoefficients, V>;
+using GradientMaps = ChannelMaps<GradientCoefficients, V>;
 
 }  // namespace torchbn::cpu

@@ -25,37 +25,40 @@ inline int64_t group_size(const Extent& e, int64_t element_bytes) {
   return std::clamp<int64_t>(wanted, 1, kMaxGroup);
 }
 
-// Neighbouring channels that one thread treats together.
-struct Group {
-  int64_t begin;
-  int64_t size;
-};
-
 // A channels-first operation has
-//   Sums                                 two sums per channel
 //   kSummedTensors                       that add reads
-//   void begin(channel)                  before the channel is looked at
+//   void begin(channels)                 before these are looked at
 //   void add(channel, offset, strip, route, lanes)   strip.runs channels from `channel` on
-//   void finish(channel, sums)
+//   void finish(channels, first, second)             the two sums of each
 //   bool maps_at_once() const            right after add, while what both read is in the caches?
 //   bool maps_afterwards() const         after finish?
 //   void map(channel, offset, strip)                 likewise
 // Each channel runs begin, add..., finish, map... in this order; channels run concurrently.
 
+// The sums of up to kMaxGroup channels.
+struct Sums {
+  double first[kMaxGroup] = {};
+  double second[kMaxGroup] = {};
+
+  void merge(int64_t channel, const TwoSums& sums) {
+    first[channel] += sums.first;
+    second[channel] += sums.second;
+  }
+};
+
 // Groups one after the other, each shared out among all threads: channels too large for one
 // thread's cache, or too few for all threads.
 template <typename Operation, typename AnyTeam>
 void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, const AnyTeam& team) {
-  using Sums = typename Operation::Sums;
   const int64_t channels = chunks.extent.channels;
   // At least eight chunks for each thread: one more or less matters little then.
   const int64_t least = ceil_div(8 * team.size, chunks.count);
   const int64_t most =
       std::clamp(team.size * kCoreBytes / channel_bytes, std::min(least, channels), channels);
   const int64_t size = ceil_div(channels, ceil_div(channels, most));
-  const auto partial = std::make_unique<Sums[]>(size * chunks.count);
+  const auto partial = std::make_unique<TwoSums[]>(size * chunks.count);
   for (int64_t c = 0; c < channels; c += size) {
-    const Group group{c, std::min(size, channels - c)};
+    const vec::ChannelRange group{c, std::min(size, channels - c)};
     const int64_t items = group.size * chunks.count;
     const int64_t cost = chunks.images * chunks.length;
     // f(channel, chunk, offset)
@@ -64,7 +67,7 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
       const int64_t chunk = item % chunks.count;
       f(channel, chunk, chunks.offset(chunk) + channel * chunks.extent.spatial);
     };
-    for (int64_t i = 0; i < group.size; ++i) op.begin(group.begin + i);
+    op.begin(group);
     team.for_items(items, cost, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         visit(item, [&](int64_t channel, int64_t chunk, int64_t offset) {
@@ -73,14 +76,16 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
           vec::Lanes lanes = {};
           op.add(channel, offset, strip, chunks.route(chunk, 1, more), &lanes);
           if (op.maps_at_once()) op.map(channel, offset, strip);
-          partial[item] = fold<Sums>(lanes);
+          partial[item] = fold(lanes);
         });
       }
     });
-    for (int64_t i = 0; i < group.size; ++i) {
+    for (int64_t i = 0; i < group.size; i += kMaxGroup) {
+      const int64_t n = std::min(group.size - i, kMaxGroup);
       Sums sums;
-      for (int64_t j = 0; j < chunks.count; ++j) sums.merge(partial[i * chunks.count + j]);
-      op.finish(group.begin + i, sums);
+      for (int64_t item = i * chunks.count; item < (i + n) * chunks.count; ++item)
+        sums.merge(item / chunks.count - i, partial[item]);
+      op.finish({group.begin + i, n}, sums.first, sums.second);
     }
     if (!op.maps_afterwards()) continue;
     team.for_items(items, cost, [&](int64_t begin, int64_t end) {
@@ -97,8 +102,7 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
 // group that was summed meanwhile would evict it.) Are there `more` channels behind it to be summed
 // next?
 template <typename Operation>
-void run_group(const Chunks& chunks, const Group& group, bool more, Operation& op) {
-  using Sums = typename Operation::Sums;
+void run_group(const Chunks& chunks, const vec::ChannelRange& group, bool more, Operation& op) {
   const int64_t first = group.begin * chunks.extent.spatial;
   const auto strip = [&](int64_t chunk) {
     vec::Strip result = chunks.strip(chunk);
@@ -106,17 +110,17 @@ void run_group(const Chunks& chunks, const Group& group, bool more, Operation& o
     result.spacing = chunks.extent.spatial;
     return result;
   };
-  Sums sums[kMaxGroup] = {};
+  Sums sums;
   vec::Lanes lanes[kMaxGroup];
-  for (int64_t i = 0; i < group.size; ++i) op.begin(group.begin + i);
+  op.begin(group);
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
     std::fill_n(lanes, group.size, vec::Lanes{});
     op.add(group.begin, first + chunks.offset(chunk), strip(chunk),
            chunks.route(chunk, group.size, more), lanes);
     if (op.maps_at_once()) op.map(group.begin, first + chunks.offset(chunk), strip(chunk));
-    for (int64_t i = 0; i < group.size; ++i) sums[i].merge(fold<Sums>(lanes[i]));
+    for (int64_t i = 0; i < group.size; ++i) sums.merge(i, fold(lanes[i]));
   }
-  for (int64_t i = 0; i < group.size; ++i) op.finish(group.begin + i, sums[i]);
+  op.finish(group, sums.first, sums.second);
   if (!op.maps_afterwards()) return;
   for (int64_t chunk = chunks.count; chunk-- > 0;)
     op.map(group.begin, first + chunks.offset(chunk), strip(chunk));

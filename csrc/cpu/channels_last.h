@@ -83,9 +83,8 @@ inline bool rows_suffice(const Table2d& table, int64_t rows, int64_t threads) {
 }
 
 // A channels-last operation has
-//   Sums                                           two sums per channel
 //   void add(offset, strip, column, first, second) to arrays of sums that begin at `column`
-//   void finish(channel, sums)                     fills all copies of the channel's column
+//   void finish(channels, first, second)           the two sums of each
 //   bool maps_at_once() const                      as for channels first
 //   bool maps_afterwards() const
 //   void map(offset, strip, column)
@@ -137,7 +136,6 @@ void sum_chunk(const Table2d& table, int64_t chunk, const Panel& panel, double* 
 template <typename Operation, typename AnyTeam>
 void finish_channels(const Table2d& table, const double* partial, Operation& op,
                      const AnyTeam& team) {
-  using Sums = typename Operation::Sums;
   constexpr int64_t kBlock = 64;
   const int64_t channels = table.channels;
   // Finishing a channel costs about as much as summing 64 elements.
@@ -150,7 +148,7 @@ void finish_channels(const Table2d& table, const double* partial, Operation& op,
         for (int64_t i = 0; i < n; ++i) first[i] += from[i];
         for (int64_t i = 0; i < n; ++i) second[i] += from[channels + i];
       }
-      for (int64_t i = 0; i < n; ++i) op.finish(c + i, Sums{first[i], second[i]});
+      op.finish({c, n}, first, second);
     }
   });
 }

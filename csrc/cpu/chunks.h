@@ -50,9 +50,13 @@ struct Chunks {
   int64_t stride() const { return extent.channels * extent.spatial; }
 };
 
-// The sums of a chunk.
-template <typename Sums>
-Sums fold(const vec::Lanes& lanes) {
+// The two sums of a chunk.
+struct TwoSums {
+  double first;
+  double second;
+};
+
+inline TwoSums fold(const vec::Lanes& lanes) {
   double first[vec::kLanes], second[vec::kLanes];
   std::copy_n(lanes.first, vec::kLanes, first);
   std::copy_n(lanes.second, vec::kLanes, second);

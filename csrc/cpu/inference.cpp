@@ -1,6 +1,3 @@
-#include <memory>
-
-#include "core/finish_channel.h"
 #include "cpu/channel_maps.h"
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
@@ -12,53 +9,26 @@ namespace torchbn::cpu {
 namespace {
 
 template <typename T>
-Affine<Compute<T>> channel_map(const InferenceProblem& problem, int64_t channel) {
-  return for_values_of<T>(finish_inference<Compute<T>>(problem, channel));
-}
-
-// Runs set(channel) for every channel, which takes about as long as mapping 24 elements: only many
-// of them are worth a parallel region of their own.
-template <typename Set>
-void for_channels(int64_t channels, const Set& set) {
-  Team().for_items(channels, 24, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) set(c);
-  });
-}
-
-template <typename T>
-class ChannelsFirst {
+class Operation {
  public:
-  using Value = Compute<T>;
-
-  explicit ChannelsFirst(const InferenceProblem& problem)
-      : problem_(problem), maps_(new Affine<Value>[problem.extent.channels]) {
-    for_channels(problem.extent.channels,
-                 [&](int64_t c) { maps_[c] = channel_map<T>(problem, c); });
+  // `width` is that of a table, or the number of channels.
+  Operation(const InferenceProblem& problem, int64_t width)
+      : problem_(problem), maps_(problem.extent.channels, width) {
+    // A channel takes about as long as mapping 24 elements: only many of them are worth a parallel
+    // region of their own.
+    Team().for_items(problem.extent.channels, 24, [&](int64_t begin, int64_t end) {
+      const vec::ChannelRange channels{begin, end - begin};
+      maps_.set(channels, [&](const Affine<Compute<T>*>& maps) {
+        vec_.finish_inference(problem, channels, maps);
+      });
+    });
   }
 
+  // Channels first.
   void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
-    vec_.affine(x_ + offset, y_ + offset, strip, &maps_[channel], past_cache_);
+    vec_.affine(x_ + offset, y_ + offset, strip, maps_.from(channel), past_cache_);
   }
-
- private:
-  const InferenceProblem& problem_;
-  const bool past_cache_ = inference_past_cache(problem_.extent, sizeof(T));
-  const vec::Primitives<T>& vec_ = vec::table().get<T>();
-  const T* x_ = static_cast<const T*>(problem_.input);
-  T* y_ = static_cast<T*>(problem_.output);
-  std::unique_ptr<Affine<Value>[]> maps_;
-};
-
-template <typename T>
-class ChannelsLast {
- public:
-  using Value = Compute<T>;
-
-  ChannelsLast(const InferenceProblem& problem, const Table2d& table)
-      : problem_(problem), maps_(table.channels, table.width) {
-    for_channels(table.channels, [&](int64_t c) { maps_.set(c, channel_map<T>(problem, c)); });
-  }
-
+  // Channels last.
   void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
     vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column), past_cache_);
   }
@@ -69,7 +39,7 @@ class ChannelsLast {
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
-  ColumnAffine<Value> maps_;
+  AffineMaps<Compute<T>> maps_;
 };
 
 }  // namespace
@@ -77,12 +47,10 @@ class ChannelsLast {
 void inference(const InferenceProblem& problem) {
   with_type(problem.dtype, [&]<typename T>(T) {
     if (runs_channels_first(problem.extent)) {
-      const ChannelsFirst<T> operation(problem);
-      map_channels_first(problem.extent, operation);
+      map_channels_first(problem.extent, Operation<T>(problem, problem.extent.channels));
     } else {
       const Table2d table(problem.extent);
-      const ChannelsLast<T> operation(problem, table);
-      map_channels_last(table, operation);
+      map_channels_last(table, Operation<T>(problem, table.width));
     }
   });
 }

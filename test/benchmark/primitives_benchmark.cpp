@@ -68,13 +68,11 @@ struct Operands {
   Strip strip;
   Route route{strip.length, 0, strip.rows, 0};
   Vector<T> x, dy, y;
-  Vector<Value> columns;  // a coefficient for each
+  Vector<Value> columns;  // a coefficient for each column
   Vector<double> pivots = Vector<double>(columns.size(), 0.5);
   Vector<double> first = Vector<double>(columns.size());
   Vector<double> second = first;
   Lanes lanes{};
-  Affine<Value> affine{0.5, 2, 1};
-  GradientCoefficients<Value> gradient{0.5, 2, 1, 3};
 };
 
 // One primitive: its name, the tensors that it moves and a call.
@@ -101,10 +99,14 @@ const std::vector<Primitive<T>>& primitives() {
                         o.prefetched());
        }},
       {"affine", false, 2,
-       [](P p, O o) { p.affine(o.x.data(), o.y.data(), o.strip, &o.affine, o.past_cache()); }},
+       [](P p, O o) {
+         const auto c = o.columns.data();
+         p.affine(o.x.data(), o.y.data(), o.strip, {c, c, c}, o.past_cache());
+       }},
       {"gradient", false, 3,
        [](P p, O o) {
-         p.gradient(o.dy.data(), o.x.data(), o.y.data(), o.strip, &o.gradient, o.past_cache());
+         const auto c = o.columns.data();
+         p.gradient(o.dy.data(), o.x.data(), o.y.data(), o.strip, {c, c, c, c}, o.past_cache());
        }},
       {"add_column_moments", true, 1,
        [](P p, O o) {

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "core/statistics.h"
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
 #include "cpu/reference.h"
@@ -19,6 +18,7 @@ namespace {
 
 using cpu::Parts;
 using cpu::Table2d;
+using cpu::vec::ChannelRange;
 using cpu::vec::Lanes;
 using cpu::vec::Route;
 using cpu::vec::Strip;
@@ -82,14 +82,13 @@ struct SimulatedTeam {
 
 class Operation {
  public:
-  using Sums = ShiftedSums;
   static constexpr int64_t kSummedTensors = 1;
 
   Operation(const Extent& e, bool waits, Log* log)
       : extent_(e), waits_(waits), log_(log), finished_(e.channels) {}
 
   // Channels first.
-  void begin(int64_t) const {}
+  void begin(const ChannelRange&) const {}
   void add(int64_t channel, int64_t offset, const Strip& s, const Route&, Lanes*) {
     note(log_->added, channel, offset, s);
   }
@@ -103,7 +102,9 @@ class Operation {
   void map(int64_t offset, const Strip& s, int64_t column) const {
     note(log_->mapped, column, offset, s);
   }
-  void finish(int64_t channel, const ShiftedSums&) { ++finished_[channel]; }
+  void finish(const ChannelRange& channels, const double*, const double*) {
+    for (int64_t i = 0; i < channels.size; ++i) ++finished_[channels.begin + i];
+  }
   bool maps_at_once() const { return !waits_; }
   bool maps_afterwards() const { return waits_; }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cpu/vec/finish.h"
 #include "cpu/vec/maps.h"
 #include "cpu/vec/sums.h"
 #include "cpu/vec/tables.h"
@@ -10,7 +11,9 @@ namespace {
 template <typename T>
 constexpr Primitives<T> make_primitives() {
   return {add_moments<T>,        add_gradient<T>,        affine<T>,        gradient<T>,
-          add_column_moments<T>, add_column_gradient<T>, column_affine<T>, column_gradient<T>};
+          add_column_moments<T>, add_column_gradient<T>, column_affine<T>, column_gradient<T>,
+          finish_training<T>,    finish_inference<T>,    store_parameters, training_gradient<T>,
+          evaluation_gradient<T>};
 }
 
 constexpr Table make_table() {

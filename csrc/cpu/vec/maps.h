@@ -8,26 +8,27 @@ namespace torchbn::cpu::vec {
 namespace {
 
 template <typename T>
-void affine(const T* x, T* y, const Strip& strip, const Affine<Compute<T>>* maps, bool past_cache) {
+void affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& maps,
+            bool past_cache) {
   map_runs<T>(AffineStream<T>{x, y}, strip, maps, past_cache);
 }
 
 template <typename T>
 void gradient(const T* dy, const T* x, T* dx, const Strip& strip,
-              const GradientCoefficients<Compute<T>>* maps, bool past_cache) {
+              const GradientCoefficients<const Compute<T>*>& maps, bool past_cache) {
   map_runs<T>(GradientStream<T>{dy, x, dx}, strip, maps, past_cache);
 }
 
 template <typename T>
-void column_affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& map,
+void column_affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& maps,
                    bool past_cache) {
-  map_columns<T>(AffineStream<T>{x, y}, strip, Affine<const Compute<T>*>(map), past_cache);
+  map_columns<T>(AffineStream<T>{x, y}, strip, Affine<const Compute<T>*>(maps), past_cache);
 }
 
 template <typename T>
 void column_gradient(const T* dy, const T* x, T* dx, const Strip& strip,
-                     const GradientCoefficients<const Compute<T>*>& map, bool past_cache) {
-  map_columns<T>(GradientStream<T>{dy, x, dx}, strip, GradientCoefficients<const Compute<T>*>(map),
+                     const GradientCoefficients<const Compute<T>*>& maps, bool past_cache) {
+  map_columns<T>(GradientStream<T>{dy, x, dx}, strip, GradientCoefficients<const Compute<T>*>(maps),
                  past_cache);
 }
 

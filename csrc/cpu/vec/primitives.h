@@ -5,6 +5,7 @@
 #include "core/affine.h"
 #include "core/dtype.h"
 #include "core/gradient.h"
+#include "core/problem.h"
 
 namespace torchbn::cpu::vec {
 
@@ -25,6 +26,12 @@ struct Strip {
   int64_t stride;
   int64_t runs = 1;
   int64_t spacing = 0;
+};
+
+// Neighbouring channels.
+struct ChannelRange {
+  int64_t begin;
+  int64_t size;
 };
 
 // How reading goes on from a strip, which may be a piece of longer rows: to their ends, through the
@@ -56,28 +63,44 @@ template <typename T>
 struct Primitives {
   using Value = Compute<T>;
 
-  // A strip of strip.runs channels: one pivot, Lanes and map for each.
+  // A strip of strip.runs channels: one pivot, Lanes and map for each. Maps are arrays of each of
+  // their coefficients.
   // sum(x - pivot), sum((x - pivot)^2)
   void (*add_moments)(const T* x, const Strip& strip, const double* pivots, Lanes* sums,
                       const Route* prefetched);
   // sum(dy), sum(dy * (x - mean))
   void (*add_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
                        Lanes* sums, const Route* prefetched);
-  void (*affine)(const T* x, T* y, const Strip& strip, const Affine<Value>* maps, bool past_cache);
+  void (*affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& maps,
+                 bool past_cache);
   void (*gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
-                   const GradientCoefficients<Value>* maps, bool past_cache);
+                   const GradientCoefficients<const Value*>& maps, bool past_cache);
 
-  // A strip of strip.length channels, of one run: one pivot, sum and coefficient per column. The
+  // A strip of strip.length channels, of one run: one pivot, sum and map per column. The
   // arrays have room for at least kLanes columns; where rows lie one behind the other, the
   // coefficients' go on with those of the first columns, kRepeatedColumns of them.
   void (*add_column_moments)(const T* x, const Strip& strip, const double* pivots, double* first,
                              double* second, Origin origin);
   void (*add_column_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
                               double* first, double* second, Origin origin);
-  void (*column_affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& map,
+  void (*column_affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& maps,
                         bool past_cache);
   void (*column_gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
-                          const GradientCoefficients<const Value*>& map, bool past_cache);
+                          const GradientCoefficients<const Value*>& maps, bool past_cache);
+
+  // core/finish_channel.h for a range of channels, to whose first one the other arguments point.
+  void (*finish_training)(const TrainProblem& problem, const ChannelRange& channels,
+                          const double* first, const double* second, const double* pivots,
+                          const Affine<Value*>& maps);
+  void (*finish_inference)(const InferenceProblem& problem, const ChannelRange& channels,
+                           const Affine<Value*>& maps);
+  void (*store_parameters)(const BackwardProblem& problem, const ChannelRange& channels,
+                           const double* first, const double* second);
+  void (*training_gradient)(const BackwardProblem& problem, const ChannelRange& channels,
+                            const double* first, const double* second,
+                            const GradientCoefficients<Value*>& maps);
+  void (*evaluation_gradient)(const BackwardProblem& problem, const ChannelRange& channels,
+                              const Affine<Value*>& maps);
 };
 
 struct Table {

@@ -6,30 +6,38 @@
 namespace torchbn::cpu::vec {
 namespace {
 
+// The map of one run; a copy: for all the compiler knows, what is stored might change the arrays.
+template <template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE Map<V> map_of(const Map<const V*>& maps, int64_t run) {
+  return maps.each([&](const V* values) __attribute__((always_inline)) { return values[run]; });
+}
+
 // Neighbouring runs of at least kBlock elements as one row: blocks are aligned wherever runs begin,
-// so a block may lie across a seam. `maps` has one for each run; they are copied: for all the
-// compiler knows, what is stored might change them.
+// so a block may lie across a seam.
 template <typename T, bool kStream, typename Stream, template <typename> typename Map, typename V>
 TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, int64_t runs,
-                                          const Map<V>* maps) {
+                                          const Map<const V*>& maps) {
   const int64_t end = runs * length;
-  Map<V> map = maps[0];
+  Map<V> map = map_of(maps, 0);
   int64_t i = misaligned_elements<T>(stream);
   if (i != 0) map_block<T, false, kBlock<T>>(stream, map, 0);
   const auto prefetch = [&]() __attribute__((always_inline)) {
     if (i + kElementsAhead<T> < end) prefetch_block<T, kStream>(stream + (i + kElementsAhead<T>));
   };
-  for (int64_t run = 0;; map = maps[run]) {
+  for (int64_t run = 0;;) {
     const int64_t seam = (run + 1) * length;
     for (; i + kBlock<T> <= seam; i += kBlock<T>) {
       prefetch();
       map_block<T, kStream, kBlock<T>>(stream + i, map, 0);
     }
     if (++run == runs) break;
-    if (i == seam) continue;
-    prefetch();
-    map_block<T, kStream, kBlock<T>>(stream + i, Seam<Map, V>{map, maps[run], seam - i}, 0);
-    i += kBlock<T>;
+    const Map<V> next = map_of(maps, run);
+    if (i < seam) {
+      prefetch();
+      map_block<T, kStream, kBlock<T>>(stream + i, Seam<Map, V>{map, next, seam - i}, 0);
+      i += kBlock<T>;
+    }
+    map = next;
   }
   if (i < end) map_block<T, false, kBlock<T>>(stream + (end - kBlock<T>), map, 0);
 }
@@ -38,7 +46,7 @@ TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, 
 // once for all rows.
 template <typename T, typename Stream, template <typename> typename Map, typename V>
 TORCHBN_ALWAYS_INLINE void map_short_neighbours(const Stream& stream, const Strip& strip,
-                                                const Map<V>* maps, bool past_cache) {
+                                                const Map<const V*>& maps, bool past_cache) {
   constexpr int64_t kPitch = kPanelColumns<T> + kBlock<T>;
   alignas(64) V columns[sizeof(Map<V>) / sizeof(V)][kPitch];
   const int64_t together = kPanelColumns<T> / strip.length;
@@ -46,14 +54,14 @@ TORCHBN_ALWAYS_INLINE void map_short_neighbours(const Stream& stream, const Stri
     const int64_t runs = strip.runs - run < together ? strip.runs - run : together;
     for (int64_t i = 0; i < runs; ++i) {
       V* to = columns[0] + i * strip.length;
-      maps[run + i].each([&](V value) __attribute__((always_inline)) {
+      map_of(maps, run + i).each([&](V value) __attribute__((always_inline)) {
         spread(value, strip.length, to);
         to += kPitch;
         return value;
       });
     }
     const V* from = columns[0];
-    const auto table = maps[run].each([&](V) __attribute__((always_inline)) {
+    const auto table = maps.each([&](const V*) __attribute__((always_inline)) {
       const V* const values = from;
       from += kPitch;
       return values;
@@ -63,14 +71,10 @@ TORCHBN_ALWAYS_INLINE void map_short_neighbours(const Stream& stream, const Stri
   }
 }
 
-template <typename T, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Map* maps,
+template <typename T, typename Stream, typename Maps>
+TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Maps& maps,
                                     bool past_cache) {
-  if (strip.runs == 1) {
-    const Map map = maps[0];
-    map_strip<T>(stream, strip, map, past_cache);
-    return;
-  }
+  if (strip.runs == 1) return map_strip<T>(stream, strip, map_of(maps, 0), past_cache);
   const bool neighbours = strip.spacing == strip.length;
   if (neighbours && strip.length < kBlock<T>)
     return map_short_neighbours<T>(stream, strip, maps, past_cache);
@@ -82,10 +86,9 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
     else if (neighbours)
       map_neighbours<T, false>(first, strip.length, strip.runs, maps);
     else
-      for (int64_t i = 0; i < strip.runs; ++i) {
-        const Map map = maps[i];
-        map_strip<T>(first + i * strip.spacing, {1, strip.length, strip.stride}, map, past_cache);
-      }
+      for (int64_t i = 0; i < strip.runs; ++i)
+        map_strip<T>(first + i * strip.spacing, {1, strip.length, strip.stride}, map_of(maps, i),
+                     past_cache);
   }
 }
 

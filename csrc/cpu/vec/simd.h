@@ -183,7 +183,7 @@ TORCHBN_ALWAYS_INLINE Vector<float, N> load(const Float16* from) {
 #endif
   }
 #else
-  Vector<float, N> value;
+  Vector<float, N> value = {};
   for (int i = 0; i < N; ++i) value[i] = widen(from[i]);
   return value;
 #endif

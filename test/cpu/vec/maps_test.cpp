@@ -31,49 +31,38 @@ class MapsTest : public testing::Test {
 
   // Strips with a map for each run, and with one for each column.
   void check_runs(const Strip& s, int64_t alignments) {
-    const std::vector<Affine<Value>> affine = affine_maps(s.runs);
-    const std::vector<GradientCoefficients<Value>> gradient = gradient_maps(s.runs);
-    const auto* affine_at = coefficients_[0].at_end(affine);
-    const auto* gradient_at = coefficients_[1].at_end(gradient);
+    const std::vector<GradientCoefficients<Value>> maps = some_maps(s.runs);
+    const auto at = arrays_of(maps, s.runs, s.runs);
     check(
         s, alignments, "affine",
         [&](bool fused, Value, Value x, int64_t run, int64_t) {
-          return apply(fused, affine[run], x);
+          return apply(fused, affine_of(maps[run]), x);
         },
         [&](const Primitives<T>& p, const T*, const T* x, T* y, bool past_cache) {
-          p.affine(x, y, s, affine_at, past_cache);
+          p.affine(x, y, s, affine_of(at), past_cache);
         });
     check(
         s, alignments, "gradient",
         [&](bool fused, Value dy, Value x, int64_t run, int64_t) {
-          return apply(fused, gradient[run], dy, x);
+          return apply(fused, maps[run], dy, x);
         },
         [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, bool past_cache) {
-          p.gradient(dy, x, dx, s, gradient_at, past_cache);
+          p.gradient(dy, x, dx, s, at, past_cache);
         });
   }
 
   void check_columns(const Strip& s, int64_t alignments) {
-    const std::vector<GradientCoefficients<Value>> maps = gradient_maps(s.length);
+    const std::vector<GradientCoefficients<Value>> maps = some_maps(s.length);
     // The arrays have room for kLanes columns, and no more; those of a table repeat its first ones.
     const int64_t columns = s.length + (s.stride == s.length ? cpu::vec::kRepeatedColumns : 0);
-    std::array<std::vector<Value>, 4> arrays;
-    std::array<const Value*, 4> at;
-    for (size_t i = 0; i < arrays.size(); ++i) {
-      arrays[i].resize(std::max<int64_t>(columns, kLanes), std::numeric_limits<Value>::max());
-      for (int64_t c = 0; c < columns; ++c) {
-        const GradientCoefficients<Value>& map = maps[c % s.length];
-        arrays[i][c] = std::array{map.mean, map.grad_scale, map.input_scale, map.shift}[i];
-      }
-      at[i] = coefficients_[i].at_end(arrays[i]);
-    }
+    const auto at = arrays_of(maps, columns, std::max<int64_t>(columns, kLanes));
     check(
         s, alignments, "column_affine",
         [&](bool fused, Value, Value x, int64_t, int64_t c) {
-          return apply(fused, Affine<Value>{maps[c].mean, maps[c].grad_scale, maps[c].shift}, x);
+          return apply(fused, affine_of(maps[c]), x);
         },
         [&](const Primitives<T>& p, const T*, const T* x, T* y, bool past_cache) {
-          p.column_affine(x, y, s, {at[0], at[1], at[3]}, past_cache);
+          p.column_affine(x, y, s, affine_of(at), past_cache);
         });
     check(
         s, alignments, "column_gradient",
@@ -81,7 +70,7 @@ class MapsTest : public testing::Test {
           return apply(fused, maps[c], dy, x);
         },
         [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, bool past_cache) {
-          p.column_gradient(dy, x, dx, s, {at[0], at[1], at[2], at[3]}, past_cache);
+          p.column_gradient(dy, x, dx, s, at, past_cache);
         });
   }
 
@@ -126,7 +115,7 @@ class MapsTest : public testing::Test {
     }
   }
 
-  static std::vector<GradientCoefficients<Value>> gradient_maps(int64_t count) {
+  static std::vector<GradientCoefficients<Value>> some_maps(int64_t count) {
     std::vector<GradientCoefficients<Value>> maps(count);
     for (int64_t i = 0; i < count; ++i) {
       const auto value = static_cast<Value>(i);
@@ -134,13 +123,23 @@ class MapsTest : public testing::Test {
     }
     return maps;
   }
-  static std::vector<Affine<Value>> affine_maps(int64_t count) {
-    std::vector<Affine<Value>> maps(count);
+  template <typename V>
+  static Affine<V> affine_of(const GradientCoefficients<V>& map) {
+    return {map.mean, map.grad_scale, map.shift};
+  }
+
+  // Each coefficient of the maps, over and over, in guarded memory for so many values.
+  GradientCoefficients<const Value*> arrays_of(const std::vector<GradientCoefficients<Value>>& maps,
+                                               int64_t count, int64_t room) const {
+    std::array<std::vector<Value>, 4> arrays;
+    arrays.fill(std::vector<Value>(room, std::numeric_limits<Value>::max()));
     for (int64_t i = 0; i < count; ++i) {
-      const auto value = static_cast<Value>(i);
-      maps[i] = {value / 7, 1 + value / 11, value / 17 - 3};
+      const GradientCoefficients<Value>& map = maps[i % maps.size()];
+      for (size_t j = 0; j < arrays.size(); ++j)
+        arrays[j][i] = std::array{map.mean, map.grad_scale, map.input_scale, map.shift}[j];
     }
-    return maps;
+    const auto at = [&](size_t j) { return coefficients_[j].at_end(arrays[j]); };
+    return {at(0), at(1), at(2), at(3)};
   }
 
   static constexpr int kPattern = 0xa5;
