@@ -17,6 +17,7 @@ namespace torchbn {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+static_assert(kLeastRecycled >= kHugePage);
 
 #if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
 constexpr bool kRecycles = true;
