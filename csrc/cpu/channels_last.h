@@ -138,8 +138,8 @@ void finish_channels(const Table2d& table, const double* partial, Operation& op,
                      const AnyTeam& team) {
   constexpr int64_t kBlock = 64;
   const int64_t channels = table.channels;
-  // Finishing a channel costs about as much as summing 64 elements.
-  team.for_items(channels, table.chunks + 64, [&](int64_t begin, int64_t end) {
+  // Finishing a channel costs about as much as summing 16 elements.
+  team.for_items(channels, table.chunks + 16, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; c += kBlock) {
       const int64_t n = std::min(kBlock, end - c);
       double first[kBlock] = {}, second[kBlock] = {};

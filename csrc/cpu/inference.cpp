@@ -14,9 +14,9 @@ class Operation {
   // `width` is that of a table, or the number of channels.
   Operation(const InferenceProblem& problem, int64_t width)
       : problem_(problem), maps_(problem.extent.channels, width) {
-    // A channel takes about as long as mapping 24 elements: only many of them are worth a parallel
+    // A channel takes about as long as mapping 8 elements: only many of them are worth a parallel
     // region of their own.
-    Team().for_items(problem.extent.channels, 24, [&](int64_t begin, int64_t end) {
+    Team().for_items(problem.extent.channels, 8, [&](int64_t begin, int64_t end) {
       const vec::ChannelRange channels{begin, end - begin};
       maps_.set(channels, [&](const Affine<Compute<T>*>& maps) {
         vec_.finish_inference(problem, channels, maps);
