@@ -17,9 +17,9 @@ namespace torchbn {
 // files that it can read again. Fresh blocks ask for huge pages.
 //
 // Smaller blocks it hands back too where a process has none larger: more than twice the largest one
-// never stays free at the end of the heap. (Training steps of (1024, 512) in float32 alone then take
-// 1.7 ms instead of 0.2.) Below this size, where there is no whole huge page, and where there is no
-// MADV_FREE, outputs live in torch's own memory.
+// never stays free at the end of the heap. (Training steps of (1024, 512) in float32 alone then
+// take 1.7 ms instead of 0.2.) Below this size, where there is no whole huge page, and where there
+// is no MADV_FREE, outputs live in torch's own memory.
 inline constexpr size_t kLeastRecycled = size_t{2} << 20;
 
 c10::Allocator& recycling_allocator();

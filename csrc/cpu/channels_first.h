@@ -25,6 +25,17 @@ inline int64_t group_size(const Extent& e, int64_t element_bytes) {
   return std::clamp<int64_t>(wanted, 1, kMaxGroup);
 }
 
+// The sums of up to kMaxGroup channels.
+struct GroupSums {
+  double first[kMaxGroup] = {};
+  double second[kMaxGroup] = {};
+
+  void merge(int64_t channel, const TwoSums& sums) {
+    first[channel] += sums.first;
+    second[channel] += sums.second;
+  }
+};
+
 // A channels-first operation has
 //   kSummedTensors                       that add reads
 //   void begin(channels)                 before these are looked at
@@ -34,17 +45,6 @@ inline int64_t group_size(const Extent& e, int64_t element_bytes) {
 //   bool maps_afterwards() const         after finish?
 //   void map(channel, offset, strip)                 likewise
 // Each channel runs begin, add..., finish, map... in this order; channels run concurrently.
-
-// The sums of up to kMaxGroup channels.
-struct Sums {
-  double first[kMaxGroup] = {};
-  double second[kMaxGroup] = {};
-
-  void merge(int64_t channel, const TwoSums& sums) {
-    first[channel] += sums.first;
-    second[channel] += sums.second;
-  }
-};
 
 // Groups one after the other, each shared out among all threads: channels too large for one
 // thread's cache, or too few for all threads.
@@ -82,7 +82,7 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
     });
     for (int64_t i = 0; i < group.size; i += kMaxGroup) {
       const int64_t n = std::min(group.size - i, kMaxGroup);
-      Sums sums;
+      GroupSums sums;
       for (int64_t item = i * chunks.count; item < (i + n) * chunks.count; ++item)
         sums.merge(item / chunks.count - i, partial[item]);
       op.finish({group.begin + i, n}, sums.first, sums.second);
@@ -110,7 +110,7 @@ void run_group(const Chunks& chunks, const vec::ChannelRange& group, bool more, 
     result.spacing = chunks.extent.spatial;
     return result;
   };
-  Sums sums;
+  GroupSums sums;
   vec::Lanes lanes[kMaxGroup];
   op.begin(group);
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {

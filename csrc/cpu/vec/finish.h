@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
@@ -56,8 +55,10 @@ class Doubles {
 // f(channels, first): so many channels at a time, `first` of the range before them.
 template <typename F>
 TORCHBN_ALWAYS_INLINE void for_blocks(const ChannelRange& range, const F& f) {
-  for (int64_t i = 0; i < range.size; i += kFinishedTogether)
-    f(ChannelRange{range.begin + i, std::min(kFinishedTogether, range.size - i)}, i);
+  for (int64_t i = 0; i < range.size; i += kFinishedTogether) {
+    const int64_t left = range.size - i;
+    f(ChannelRange{range.begin + i, left < kFinishedTogether ? left : kFinishedTogether}, i);
+  }
 }
 
 // A map to values of T. Rounding to bfloat16 by integer arithmetic might make a number of a NaN
