@@ -18,4 +18,9 @@ TORCHBN_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) {
   return ceil_div(a, b) * b;
 }
 
+// std::min, for which translation units of several instruction sets would each emit a function.
+TORCHBN_HOST_DEVICE constexpr int64_t lesser(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
 }  // namespace torchbn

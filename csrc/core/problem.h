@@ -3,6 +3,7 @@
 #include "core/channel_vector.h"
 #include "core/dtype.h"
 #include "core/extent.h"
+#include "core/host_device.h"
 #include "core/statistics.h"
 
 namespace torchbn {
@@ -53,9 +54,11 @@ struct BackwardProblem {
   MutableChannelVector grad_bias;    // [C]
 
   // Does anything that is wanted depend on the input?
-  bool reads_input() const { return grad_weight.present() || (training && grad_input != nullptr); }
+  TORCHBN_HOST_DEVICE bool reads_input() const {
+    return grad_weight.present() || (training && grad_input != nullptr);
+  }
   // In evaluation, the input's gradient alone needs no sums.
-  bool needs_sums() const { return reads_input() || grad_bias.present(); }
+  TORCHBN_HOST_DEVICE bool needs_sums() const { return reads_input() || grad_bias.present(); }
 };
 
 }  // namespace torchbn

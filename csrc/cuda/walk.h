@@ -24,7 +24,7 @@ struct ChannelsFirstWalk {
     const int64_t split = unit / tiling.channels;
     const int64_t begin = split * tiling.vectors_per_split;
     const int64_t wanted_end = begin + tiling.vectors_per_split;
-    const int64_t end = wanted_end < tiling.vectors ? wanted_end : tiling.vectors;
+    const int64_t end = lesser(wanted_end, tiling.vectors);
     const int64_t first = begin + thread;
     if (first >= end) return;
     left = ceil_div(end - first, tiling.block);
@@ -85,7 +85,7 @@ struct ChannelsLastWalk {
     const int64_t column = tile * tiling.columns + (thread - row_in_tile * tiling.columns);
     const int64_t begin = split * tiling.rows_per_split;
     const int64_t wanted_end = begin + tiling.rows_per_split;
-    const int64_t end = wanted_end < tiling.virtual_rows ? wanted_end : tiling.virtual_rows;
+    const int64_t end = lesser(wanted_end, tiling.virtual_rows);
     const int64_t first = begin + row_in_tile;
     const int64_t value = column * tiling.width;
     const int64_t planes = tiling.plane == 1 ? value : value / tiling.plane;

@@ -17,7 +17,7 @@ TORCHBN_ALWAYS_INLINE void for_panels(const Strip& strip, const F& f) {
   constexpr int64_t kColumns = kPanelColumns<T>;
   if (strip.length <= kMostColumns) return f(int64_t{0}, strip.rows, int64_t{0}, strip.length);
   for (int64_t row = 0; row < strip.rows; row += kPanelRows) {
-    const int64_t rows = strip.rows - row < kPanelRows ? strip.rows - row : kPanelRows;
+    const int64_t rows = lesser(strip.rows - row, kPanelRows);
     for (int64_t column = 0, width = kColumns; column < strip.length; column += width) {
       if (strip.length - column < 2 * kColumns) width = strip.length - column;
       f(row, rows, column, width);
@@ -57,7 +57,7 @@ TORCHBN_ALWAYS_INLINE void map_table(const Stream& stream, const Strip& strip, c
   // The first aligned address from an element on, if there is one.
   const auto aligned = [&](int64_t i) __attribute__((always_inline)) {
     i += misaligned_elements<T>(stream + i);
-    return i < size ? i : size;
+    return lesser(i, size);
   };
   const auto map_panel = [&](int64_t row, int64_t rows, int64_t column, int64_t width) {
     for (const int64_t last = row + rows; row < last; ++row) {

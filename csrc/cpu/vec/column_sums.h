@@ -32,7 +32,7 @@ template <typename Source>
 TORCHBN_ALWAYS_INLINE void add_float_rows(const Source& source, int64_t rows, int64_t stride,
                                           int64_t width, int64_t ahead, FloatColumns& sums) {
   for (int64_t row = 0; row < rows; row += kSumRows) {
-    const int64_t count = rows - row < kSumRows ? rows - row : kSumRows;
+    const int64_t count = lesser(rows - row, kSumRows);
     const Source block = source + row * stride;
     for (int64_t i = 0; i < width; i += kLanes) {
       FloatAccumulator part;
@@ -59,7 +59,7 @@ TORCHBN_ALWAYS_INLINE void add_double_rows(const Source& source, int64_t rows, i
                                            int64_t width, int64_t ahead, const double* pivots,
                                            double* first, double* second) {
   for (int64_t row = 0; row < rows; row += kTogether) {
-    const int64_t count = rows - row < kTogether ? rows - row : kTogether;
+    const int64_t count = lesser(rows - row, kTogether);
     const Source block = source + row * stride;
     for (int64_t i = 0; i < width; i += kLanes) {
       const LanePivots pivot(pivots + i);
@@ -142,10 +142,10 @@ TORCHBN_ALWAYS_INLINE void add_table(const Source& source, const Strip& strip, O
   const int64_t whole = strip.length / kLanes * kLanes;
   const int64_t tail = strip.length - whole;
   for (int64_t row = 0; row < strip.rows; row += kTableRows<T>) {
-    const int64_t rows = strip.rows - row < kTableRows<T> ? strip.rows - row : kTableRows<T>;
+    const int64_t rows = lesser(strip.rows - row, kTableRows<T>);
     const Source block = source + row * strip.stride;
     for (int64_t i = 0; i < whole; i += kSumColumns) {
-      const int64_t width = whole - i < kSumColumns ? whole - i : kSumColumns;
+      const int64_t width = lesser(whole - i, kSumColumns);
       const int64_t ahead = next == 0 ? 0 : i + width < whole ? width : next - i;
       add_columns<T>(block + i, rows, strip.stride, width, origin, ahead, pivots + i, first + i,
                      second + i, nullptr);

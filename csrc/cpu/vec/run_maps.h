@@ -51,7 +51,7 @@ TORCHBN_ALWAYS_INLINE void map_short_neighbours(const Stream& stream, const Stri
   alignas(64) V columns[sizeof(Map<V>) / sizeof(V)][kPitch];
   const int64_t together = kPanelColumns<T> / strip.length;
   for (int64_t run = 0; run < strip.runs; run += together) {
-    const int64_t runs = strip.runs - run < together ? strip.runs - run : together;
+    const int64_t runs = lesser(strip.runs - run, together);
     for (int64_t i = 0; i < runs; ++i) {
       V* to = columns[0] + i * strip.length;
       map_of(maps, run + i).each([&](V value) __attribute__((always_inline)) {

@@ -24,7 +24,7 @@ TORCHBN_ALWAYS_INLINE void add_run(const Source& run, int64_t length, int64_t ro
                                    Accumulator& sums) {
   constexpr int64_t kPiece = kMostFloatBlocks * kLanes;
   for (int64_t i = 0; i < length; i += kPiece) {
-    const int64_t size = length - i < kPiece ? length - i : kPiece;
+    const int64_t size = lesser(length - i, kPiece);
     const int64_t ahead = lookahead.from(row, position + i);
     const Source piece = run + i;
     const Bundle bundle{1, size / kLanes, size % kLanes, 0};
@@ -52,7 +52,7 @@ TORCHBN_ALWAYS_INLINE void add_bundles(const Source& source, const Strip& strip,
                                        Lanes* lanes) {
   FloatAccumulator parts[kRunsTogether];
   for (int64_t first = 0; first < strip.runs; first += kRunsTogether) {
-    const int64_t runs = strip.runs - first < kRunsTogether ? strip.runs - first : kRunsTogether;
+    const int64_t runs = lesser(strip.runs - first, kRunsTogether);
     const auto run = [&](int64_t i) __attribute__((always_inline)) {
       return source + (first + i) * strip.spacing;
     };
@@ -84,7 +84,7 @@ TORCHBN_ALWAYS_INLINE void add_runs(const Source& source, const Strip& strip, co
   const Lookahead lookahead(strip, prefetched, kElementsAheadOnRoute<T>);
   for (int64_t row = 0, rows = 1; row < strip.rows; row += rows) {
     const Source first = source + row * strip.stride;
-    rows = together <= 1 ? 1 : strip.rows - row < together ? strip.rows - row : together;
+    rows = together <= 1 ? 1 : lesser(strip.rows - row, together);
     if constexpr (kSumsInFloat<T>) {
       const Bundle bundle{rows, blocks, tail, strip.stride};
       if (together > 0 && in_float(bundle)) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/dtype.h"
+#include "core/integers.h"
 #include "core/multiply_add.h"
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -12,8 +13,8 @@
 
 // Registers and conversions for the translation unit that includes this. Everything here has
 // internal linkage: an inline function shared by the translation units might be kept by the linker
-// in its AVX-512 form. For the same reason core's scalar conversions are called in the baseline
-// only.
+// in its AVX-512 form. Core's functions are always inlined, and nothing of the standard library is
+// called.
 namespace torchbn::cpu::vec {
 namespace {
 

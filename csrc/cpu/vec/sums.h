@@ -29,7 +29,7 @@ TORCHBN_ALWAYS_INLINE bool has_short_runs(const Strip& strip) {
 TORCHBN_ALWAYS_INLINE void add_to_lanes(const double* first, const double* second, int64_t length,
                                         Lanes& lanes) {
   for (int64_t i = 0; i < length; i += kLanes) {
-    const int64_t count = length - i < kLanes ? length - i : kLanes;
+    const int64_t count = lesser(length - i, kLanes);
     for (int64_t j = 0; j < count; ++j) lanes.first[j] += first[i + j];
     for (int64_t j = 0; j < count; ++j) lanes.second[j] += second[i + j];
   }
@@ -42,7 +42,7 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
   alignas(64) double columns[3][kSumColumns + kLanes];
   const int64_t together = strip.spacing == strip.length ? kSumColumns / strip.length : 1;
   for (int64_t run = 0; run < strip.runs; run += together) {
-    const int64_t runs = strip.runs - run < together ? strip.runs - run : together;
+    const int64_t runs = lesser(strip.runs - run, together);
     const int64_t width = runs * strip.length;
     for (int64_t i = 0; i < runs; ++i)
       spread(pivots[run + i], strip.length, columns[0] + i * strip.length);
