@@ -24,6 +24,12 @@ struct Affine {
   TORCHBN_HOST_DEVICE auto each(const F& f) const -> Affine<decltype(f(mean))> {
     return {f(mean), f(scale), f(shift)};
   }
+  // The same of f(coefficient, that of another map).
+  template <typename U, typename F>
+  TORCHBN_HOST_DEVICE auto each(const Affine<U>& other, const F& f) const
+      -> Affine<decltype(f(mean, other.mean))> {
+    return {f(mean, other.mean), f(scale, other.scale), f(shift, other.shift)};
+  }
 };
 
 // What rounding the mean took from it. An infinite mean has no low part: inf - inf would make NaN

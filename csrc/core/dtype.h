@@ -34,6 +34,22 @@ TORCHBN_HOST_DEVICE size_t size_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
 
+// f(T{}) with T the type that `dtype` names.
+template <typename F>
+TORCHBN_HOST auto with_type(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return f(float{});
+    case DType::kFloat64:
+      return f(double{});
+    case DType::kBFloat16:
+      return f(BFloat16{});
+    case DType::kFloat16:
+      break;
+  }
+  return f(Float16{});
+}
+
 namespace detail {
 
 TORCHBN_HOST_DEVICE float float_from_bits(uint32_t bits) {
@@ -111,7 +127,8 @@ TORCHBN_HOST_DEVICE Float16 narrow<Float16>(float value) {
   return {static_cast<uint16_t>(sign | half)};
 }
 
-// A half type by way of float: what its vectors hold was computed from values no more exact.
+// Half types are rounded twice, first to float: that differs only where float's rounding makes a
+// tie of what was none.
 template <typename T>
 TORCHBN_HOST_DEVICE T round_to(double value) {
   return narrow<T>(static_cast<float>(value));

@@ -54,6 +54,12 @@ struct GradientCoefficients {
   TORCHBN_HOST_DEVICE auto each(const F& f) const -> GradientCoefficients<decltype(f(mean))> {
     return {f(mean), f(grad_scale), f(input_scale), f(shift)};
   }
+  template <typename U, typename F>
+  TORCHBN_HOST_DEVICE auto each(const GradientCoefficients<U>& other, const F& f) const
+      -> GradientCoefficients<decltype(f(mean, other.mean))> {
+    return {f(mean, other.mean), f(grad_scale, other.grad_scale), f(input_scale, other.input_scale),
+            f(shift, other.shift)};
+  }
 };
 
 template <typename T>

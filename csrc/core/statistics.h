@@ -68,7 +68,8 @@ struct RunningStatistics {
   // Statistics are given both or neither.
   TORCHBN_HOST_DEVICE bool present() const { return mean.present(); }
 
-  // Weight of the new batch. Reads the counter before it is incremented.
+  // Weight of the new batch, where there are running statistics. Reads the counter before it is
+  // incremented.
   TORCHBN_HOST_DEVICE double factor() const {
     return cumulative ? 1 / (static_cast<double>(*num_batches_tracked) + 1) : momentum;
   }

@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "core/finish_channel.h"
-#include "cpu/dispatch.h"
+#include "cpu/vec/primitives.h"
 #include "cpu/vec/simd.h"
 
 // core/finish_channel.h for many channels. Internal linkage: see simd.h.
@@ -56,8 +56,7 @@ class Doubles {
 template <typename F>
 TORCHBN_ALWAYS_INLINE void for_blocks(const ChannelRange& range, const F& f) {
   for (int64_t i = 0; i < range.size; i += kFinishedTogether) {
-    const int64_t left = range.size - i;
-    f(ChannelRange{range.begin + i, left < kFinishedTogether ? left : kFinishedTogether}, i);
+    f(ChannelRange{range.begin + i, lesser(range.size - i, kFinishedTogether)}, i);
   }
 }
 
@@ -72,32 +71,26 @@ TORCHBN_ALWAYS_INLINE Map for_values_of(const Map& map) {
     return map;
 }
 
-template <typename V>
-TORCHBN_ALWAYS_INLINE void set(const Affine<V*>& maps, int64_t i, const Affine<V>& map) {
-  maps.mean[i] = map.mean;
-  maps.scale[i] = map.scale;
-  maps.shift[i] = map.shift;
-}
-template <typename V>
-TORCHBN_ALWAYS_INLINE void set(const GradientCoefficients<V*>& maps, int64_t i,
-                               const GradientCoefficients<V>& map) {
-  maps.mean[i] = map.mean;
-  maps.grad_scale[i] = map.grad_scale;
-  maps.input_scale[i] = map.input_scale;
-  maps.shift[i] = map.shift;
+// Of maps that are arrays of each coefficient.
+template <template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE void set(const Map<V*>& maps, int64_t i, const Map<V>& map) {
+  maps.each(
+      map, [i](V * values, V value) __attribute__((always_inline)) { return values[i] = value; });
 }
 
 template <typename T>
 void finish_training(const TrainProblem& problem, const ChannelRange& range, const double* first,
                      const double* second, const double* pivots, const Affine<Compute<T>*>& maps) {
   const RunningStatistics& running = problem.running;
+  const double factor = running.present() ? running.factor() : 0;
   for_blocks(range, [&](const ChannelRange& channels, int64_t begin) {
     const Doubles weight(problem.weight, channels, 1), bias(problem.bias, channels, 0);
     Doubles mean(running.mean.read(), channels, 0), var(running.var.read(), channels, 0);
     TrainProblem block = problem;
     block.weight = weight.read();
     block.bias = bias.read();
-    block.running = {mean.write(), var.write(), nullptr, running.factor(), false};
+    // Updated in any case, and stored where there are some.
+    block.running = {mean.write(), var.write(), nullptr, factor, false};
     block.save_mean += channels.begin;
     block.save_invstd += channels.begin;
 #pragma GCC ivdep

@@ -56,13 +56,10 @@ TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Seam<Map, V>& seam, in
   constexpr int kStep = kPairs ? 2 : 1;
   const auto before = kStep * load_bits<Register<Bits>>(kLaneNumbers<Bits>) <
                       broadcast(static_cast<Bits>(seam.at - column - kFirst));
-  V behind[sizeof(Map<V>) / sizeof(V)];
-  V* next = behind;
-  seam.behind.each([&](V value) __attribute__((always_inline)) { return *next++ = value; });
-  next = behind;
-  return seam.before.each([&](V value) __attribute__((always_inline)) {
-    return before ? broadcast(value) : broadcast(*next++);
-  });
+  return seam.before.each(
+      seam.behind, [&](V left, V right) __attribute__((always_inline)) {
+        return before ? broadcast(left) : broadcast(right);
+      });
 }
 
 // What is read and written.

@@ -12,7 +12,7 @@ namespace torchbn::cpu::vec {
 // The inner loops, compiled once per instruction set. AVX2 and AVX-512 give the same bits: sums
 // live in kLanes lanes whatever the register width, products are fused with the sums they are added
 // to, and tails are computed as bodies are. The baseline differs in one thing, it rounds such
-// products.
+// products. What is computed per channel has the same bits everywhere.
 inline constexpr int kLanes = 16;
 
 // At least as many columns as are stored together.

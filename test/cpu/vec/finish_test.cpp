@@ -124,7 +124,8 @@ struct Channels {
     problem.extent = extent;
     problem.weight = weight.read();
     problem.bias = bias.read();
-    problem.running = {running_mean.write(), running_var.write(), &batches, 0.1, cumulative};
+    problem.running = {running_mean.write(), running_var.write(),
+                       running_mean.write().present() ? &batches : nullptr, 0.1, cumulative};
     problem.eps = 1e-5;
     problem.save_mean = mean.data();
     problem.save_invstd = invstd.data();
