@@ -1,10 +1,11 @@
 #include <algorithm>
 #include <memory>
 
+#include "core/dtype.h"
+#include "cpu/caches.h"
 #include "cpu/channel_maps.h"
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
-#include "cpu/dispatch.h"
 #include "cpu/kernels.h"
 #include "cpu/vec/level.h"
 
@@ -21,12 +22,12 @@ class Operation {
       : Operation(problem, problem.extent.channels) {}
 
   void begin(const vec::ChannelRange&) const {}
-  void add(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
-           vec::Lanes* sums) const {
+  void add_runs(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
+                vec::Lanes* sums) const {
     vec_.add_gradient(dy_ + offset, summed_x_ + offset, strip, means_ + channel, sums,
                       past_cache_ ? &route : nullptr);
   }
-  void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
+  void map_runs(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     if (problem_.training)
       vec_.gradient(dy_ + offset, x_ + offset, dx_ + offset, strip, training_maps_.from(channel),
                     past_cache_);
@@ -44,12 +45,12 @@ class Operation {
     means_ = copied_means_.get();
   }
 
-  void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
-           double* second) const {
+  void add_columns(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
+                   double* second) const {
     vec_.add_column_gradient(dy_ + offset, summed_x_ + offset, strip, means_ + column, first,
                              second, origin_);
   }
-  void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
+  void map_columns(int64_t offset, const vec::Strip& strip, int64_t column) const {
     if (problem_.training)
       vec_.column_gradient(dy_ + offset, x_ + offset, dx_ + offset, strip,
                            training_maps_.from(column), past_cache_);
@@ -66,9 +67,8 @@ class Operation {
       vec_.training_gradient(problem_, channels, first, second, maps);
     });
   }
-  bool maps() const { return dx_ != nullptr; }
-  bool maps_at_once() const { return maps() && !problem_.training; }
-  bool maps_afterwards() const { return maps() && problem_.training; }
+  bool maps_at_once() const { return dx_ != nullptr && !problem_.training; }
+  bool maps_afterwards() const { return dx_ != nullptr && problem_.training; }
 
  private:
   Operation(const BackwardProblem& problem, int64_t width)
@@ -105,14 +105,14 @@ void backward(const BackwardProblem& problem) {
       Operation<T> operation(problem);
       if (problem.needs_sums())
         run_channels_first(problem.extent, sizeof(T), operation);
-      else if (operation.maps())
+      else if (problem.grad_input != nullptr)
         map_channels_first(problem.extent, operation);
     } else {
       const Table2d table(problem.extent);
       Operation<T> operation(problem, table);
       if (problem.needs_sums())
         run_channels_last(table, operation);
-      else if (operation.maps())
+      else if (problem.grad_input != nullptr)
         map_channels_last(table, operation);
     }
   });

@@ -5,14 +5,19 @@
 #include <memory>
 
 #include "core/extent.h"
+#include "core/integers.h"
+#include "cpu/caches.h"
 #include "cpu/chunks.h"
 #include "cpu/parallel.h"
+#include "cpu/split.h"
 #include "cpu/vec/primitives.h"
 
 namespace torchbn::cpu {
 
-// What a thread may sum before it is mapped: about as much as a second-level cache holds.
-inline constexpr int64_t kCoreBytes = 1024 * 1024;
+// A plane of one value makes the two layouts the same; channels-last then has the longer runs.
+inline bool runs_channels_first(const Extent& e) {
+  return e.layout == Layout::kChannelsFirst && e.spatial > 1;
+}
 
 // Neighbouring channels that a thread treats together, image by image, so that each visit to an
 // image is a long run: scattered short ones starve on TLB misses and idle prefetchers.
@@ -37,14 +42,17 @@ struct GroupSums {
 };
 
 // A channels-first operation has
-//   kSummedTensors                       that add reads
-//   void begin(channels)                 before these are looked at
-//   void add(channel, offset, strip, route, lanes)   strip.runs channels from `channel` on
-//   void finish(channels, first, second)             the two sums of each
-//   bool maps_at_once() const            right after add, while what both read is in the caches?
-//   bool maps_afterwards() const         after finish?
-//   void map(channel, offset, strip)                 likewise
-// Each channel runs begin, add..., finish, map... in this order; channels run concurrently.
+//   kSummedTensors                         that add_runs reads
+//   void begin(channels)                   before these are looked at
+//   void add_runs(channel, offset, strip, route, lanes)
+//                                          strip.runs channels from `channel` on
+//   void finish(channels, first, second)   the two sums of each
+//   bool maps_at_once() const              right after add_runs, while what both read is in the
+//                                          caches?
+//   bool maps_afterwards() const           after finish?
+//   void map_runs(channel, offset, strip)  likewise
+// Each channel runs begin, add_runs..., finish, map_runs... in this order; channels run
+// concurrently.
 
 // Groups one after the other, each shared out among all threads: channels too large for one
 // thread's cache, or too few for all threads.
@@ -74,8 +82,8 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
           const vec::Strip strip = chunks.strip(chunk);
           const bool more = channel + 1 < group.begin + group.size;
           vec::Lanes lanes = {};
-          op.add(channel, offset, strip, chunks.route(chunk, 1, more), &lanes);
-          if (op.maps_at_once()) op.map(channel, offset, strip);
+          op.add_runs(channel, offset, strip, chunks.route(chunk, 1, more), &lanes);
+          if (op.maps_at_once()) op.map_runs(channel, offset, strip);
           partial[item] = fold(lanes);
         });
       }
@@ -91,7 +99,7 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
     team.for_items(items, cost, [&](int64_t begin, int64_t end) {
       for (int64_t item = end; item-- > begin;) {
         visit(item, [&](int64_t channel, int64_t chunk, int64_t offset) {
-          op.map(channel, offset, chunks.strip(chunk));
+          op.map_runs(channel, offset, chunks.strip(chunk));
         });
       }
     });
@@ -115,15 +123,15 @@ void run_group(const Chunks& chunks, const vec::ChannelRange& group, bool more, 
   op.begin(group);
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
     std::fill_n(lanes, group.size, vec::Lanes{});
-    op.add(group.begin, first + chunks.offset(chunk), strip(chunk),
-           chunks.route(chunk, group.size, more), lanes);
-    if (op.maps_at_once()) op.map(group.begin, first + chunks.offset(chunk), strip(chunk));
+    op.add_runs(group.begin, first + chunks.offset(chunk), strip(chunk),
+                chunks.route(chunk, group.size, more), lanes);
+    if (op.maps_at_once()) op.map_runs(group.begin, first + chunks.offset(chunk), strip(chunk));
     for (int64_t i = 0; i < group.size; ++i) sums.merge(i, fold(lanes[i]));
   }
   op.finish(group, sums.first, sums.second);
   if (!op.maps_afterwards()) return;
   for (int64_t chunk = chunks.count; chunk-- > 0;)
-    op.map(group.begin, first + chunks.offset(chunk), strip(chunk));
+    op.map_runs(group.begin, first + chunks.offset(chunk), strip(chunk));
 }
 
 // Would giving each thread whole channels leave none idle for long?
@@ -146,7 +154,7 @@ void run_channels_first(const Extent& e, int64_t element_size, Operation& op,
   });
 }
 
-// The same for an operation without sums, which needs map only. Planes go in memory order:
+// The same for an operation without sums, which needs map_runs only. Planes go in memory order:
 // consecutive ones are one stream. Large ones are cut into pieces: there may be fewer planes than
 // threads.
 template <typename Operation, typename AnyTeam = Team>
@@ -160,8 +168,8 @@ void map_channels_first(const Extent& e, const Operation& op, const AnyTeam& tea
       const int64_t channel = plane % e.channels;
       const int64_t images = channel == 0 ? std::max<int64_t>((stop - plane) / e.channels, 1) : 1;
       const int64_t runs = std::min(stop - plane, e.channels - channel);
-      op.map(channel, plane * e.spatial + from,
-             {images, size, e.channels * e.spatial, runs, e.spatial});
+      op.map_runs(channel, plane * e.spatial + from,
+                  {images, size, e.channels * e.spatial, runs, e.spatial});
       plane += images * runs;
     }
   };

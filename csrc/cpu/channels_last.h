@@ -83,11 +83,12 @@ inline bool rows_suffice(const Table2d& table, int64_t rows, int64_t threads) {
 }
 
 // A channels-last operation has
-//   void add(offset, strip, column, first, second) to arrays of sums that begin at `column`
-//   void finish(channels, first, second)           the two sums of each
-//   bool maps_at_once() const                      as for channels first
+//   void add_columns(offset, strip, column, first, second)
+//                                          to arrays of sums that begin at `column`
+//   void finish(channels, first, second)   the two sums of each
+//   bool maps_at_once() const              as for channels first
 //   bool maps_afterwards() const
-//   void map(offset, strip, column)
+//   void map_columns(offset, strip, column)
 
 // Adds rows to the sums that begin at the panel. What is mapped at once is mapped after as many
 // rows as are summed together at least.
@@ -99,8 +100,8 @@ void add_rows(const Table2d& table, int64_t row, int64_t rows, const Panel& pane
   for (const int64_t end = row + rows; row < end; row += step) {
     const int64_t offset = row * table.width + panel.begin;
     const vec::Strip strip{std::min(step, end - row), panel.width, table.width};
-    op.add(offset, strip, panel.begin, first, second);
-    if (op.maps_at_once()) op.map(offset, strip, panel.begin);
+    op.add_columns(offset, strip, panel.begin, first, second);
+    if (op.maps_at_once()) op.map_columns(offset, strip, panel.begin);
   }
 }
 
@@ -157,20 +158,20 @@ template <typename Operation, typename AnyTeam = Team>
 void map_channels_last(const Table2d& table, const Operation& op, const AnyTeam& team = {}) {
   if (!rows_suffice(table, 1, team.size)) {
     const Panels panels(table, team.size);
-    team.for_items(panels.count, table.rows * table.width / panels.count,
-                   [&](int64_t begin, int64_t end) {
-                     const Panel panel = panels.range(begin, end);
-                     op.map(panel.begin, {table.rows, panel.width, table.width}, panel.begin);
-                   });
+    team.for_items(
+        panels.count, table.rows * table.width / panels.count, [&](int64_t begin, int64_t end) {
+          const Panel panel = panels.range(begin, end);
+          op.map_columns(panel.begin, {table.rows, panel.width, table.width}, panel.begin);
+        });
     return;
   }
   team.for_items(table.rows, table.width, [&](int64_t begin, int64_t end) {
     latest_first(begin, end, table.width, [&](int64_t first, int64_t last) {
-      op.map(first * table.width, {last - first, table.width, table.width}, 0);
+      op.map_columns(first * table.width, {last - first, table.width, table.width}, 0);
     });
   });
   if (table.rest > 0) {
-    op.map(table.rows * table.width, {1, table.rest, table.width}, 0);
+    op.map_columns(table.rows * table.width, {1, table.rest, table.width}, 0);
     store_fence();
   }
 }

@@ -1,7 +1,8 @@
+#include "core/dtype.h"
+#include "cpu/caches.h"
 #include "cpu/channel_maps.h"
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
-#include "cpu/dispatch.h"
 #include "cpu/kernels.h"
 #include "cpu/vec/level.h"
 
@@ -25,11 +26,11 @@ class Operation {
   }
 
   // Channels first.
-  void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
+  void map_runs(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     vec_.affine(x_ + offset, y_ + offset, strip, maps_.from(channel), past_cache_);
   }
   // Channels last.
-  void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
+  void map_columns(int64_t offset, const vec::Strip& strip, int64_t column) const {
     vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column), past_cache_);
   }
 

@@ -1,10 +1,11 @@
 #include <memory>
 
+#include "core/dtype.h"
 #include "core/statistics.h"
+#include "cpu/caches.h"
 #include "cpu/channel_maps.h"
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
-#include "cpu/dispatch.h"
 #include "cpu/kernels.h"
 #include "cpu/vec/level.h"
 
@@ -23,11 +24,11 @@ class Operation {
     for (int64_t c = channels.begin; c < channels.begin + channels.size; ++c)
       pivots_[c] = pivot_from(widen(x_[c * problem_.extent.spatial]));
   }
-  void add(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
-           vec::Lanes* sums) const {
+  void add_runs(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
+                vec::Lanes* sums) const {
     vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums, past_cache_ ? &route : nullptr);
   }
-  void map(int64_t channel, int64_t offset, const vec::Strip& strip) const {
+  void map_runs(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     vec_.affine(x_ + offset, y_ + offset, strip, maps_.from(channel), past_cache_);
   }
 
@@ -39,11 +40,11 @@ class Operation {
     }
   }
 
-  void add(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
-           double* second) const {
+  void add_columns(int64_t offset, const vec::Strip& strip, int64_t column, double* first,
+                   double* second) const {
     vec_.add_column_moments(x_ + offset, strip, &pivots_[column], first, second, origin_);
   }
-  void map(int64_t offset, const vec::Strip& strip, int64_t column) const {
+  void map_columns(int64_t offset, const vec::Strip& strip, int64_t column) const {
     vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column), past_cache_);
   }
 

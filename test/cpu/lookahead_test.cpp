@@ -36,7 +36,7 @@ class Recorder {
   static constexpr int64_t kSummedTensors = 1;
 
   void begin(const ChannelRange&) const {}
-  void add(int64_t, int64_t offset, const Strip& s, const Route& route, Lanes*) {
+  void add_runs(int64_t, int64_t offset, const Strip& s, const Route& route, Lanes*) {
     const Lookahead lookahead(s, &route, kDistance);
     for (int64_t row = 0; row < s.rows; ++row) {
       for (int64_t run = 0; run < s.runs; ++run) {
@@ -51,7 +51,7 @@ class Recorder {
   void finish(const ChannelRange&, const double*, const double*) const {}
   bool maps_at_once() const { return false; }
   bool maps_afterwards() const { return true; }
-  void map(int64_t, int64_t, const Strip&) const {}
+  void map_runs(int64_t, int64_t, const Strip&) const {}
 
   std::vector<int64_t> read, ahead;
 };

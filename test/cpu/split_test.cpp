@@ -89,17 +89,17 @@ class Operation {
 
   // Channels first.
   void begin(const ChannelRange&) const {}
-  void add(int64_t channel, int64_t offset, const Strip& s, const Route&, Lanes*) {
+  void add_runs(int64_t channel, int64_t offset, const Strip& s, const Route&, Lanes*) {
     note(log_->added, channel, offset, s);
   }
-  void map(int64_t channel, int64_t offset, const Strip& s) const {
+  void map_runs(int64_t channel, int64_t offset, const Strip& s) const {
     note(log_->mapped, channel, offset, s);
   }
   // Channels last: the columns are channels, over and over.
-  void add(int64_t offset, const Strip& s, int64_t column, double*, double*) {
+  void add_columns(int64_t offset, const Strip& s, int64_t column, double*, double*) {
     note(log_->added, column, offset, s);
   }
-  void map(int64_t offset, const Strip& s, int64_t column) const {
+  void map_columns(int64_t offset, const Strip& s, int64_t column) const {
     note(log_->mapped, column, offset, s);
   }
   void finish(const ChannelRange& channels, const double*, const double*) {
