@@ -3,9 +3,10 @@
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
 #include "cuda/kernels.h"
+#include "cuda/merge.cuh"
 #include "cuda/normalize.h"
+#include "cuda/on_chip/kernels.h"
 #include "cuda/reduce.cuh"
-#include "cuda/resident.h"
 #include "cuda/transform.cuh"
 #include "cuda/workspace.h"
 
@@ -13,25 +14,19 @@ namespace torchbn::cuda {
 
 namespace {
 
-// `lanes` threads per channel merge its parts, none where no sums are needed; the first of them
-// stores the parameters' gradients and the coefficients of the input's, where there is room: in
-// training of dy and x, in evaluation, where mean and invstd are constants, of dy alone.
+// Merges each channel's parts, none where no sums are needed. Stores the parameters' gradients and
+// the coefficients of the input's, where there is room: in training of dy and x, in evaluation,
+// where mean and invstd are constants, of dy alone.
 template <typename T>
 __global__ void __launch_bounds__(kBlock)
     finish_gradients(const BackwardProblem problem, const GradientSums* partials, int64_t parts,
                      int lanes, GradientCoefficients<T>* training, Affine<T>* evaluation) {
-  const int64_t channels = problem.extent.channels;
-  const int per_block = kBlock / lanes;
-  for (int64_t base = int64_t{blockIdx.x} * per_block; base < channels;
-       base += int64_t{gridDim.x} * per_block) {
-    const int64_t channel = base + static_cast<int>(threadIdx.x) / lanes;
-    const GradientSums merged = merge_parts(partials, parts, channels, channel, lanes);
-    if (channel >= channels || threadIdx.x % lanes != 0) continue;
-
+  const auto finish = [&](int64_t channel, const GradientSums& merged) {
     const GradientSums sums = finish_parameters<T>(problem, channel, merged, true);
     if (training != nullptr) training[channel] = training_gradient<T>(problem, channel, sums);
     if (evaluation != nullptr) evaluation[channel] = evaluation_gradient<T>(problem, channel);
-  }
+  };
+  for_merged(partials, parts, problem.extent.channels, lanes, finish);
 }
 
 // Is the input's gradient left to a kernel of its own?
@@ -82,7 +77,7 @@ cudaError_t launch_input_gradient(const BackwardProblem& problem, const Launch& 
 }  // namespace
 
 cudaError_t backward(const BackwardProblem& problem, const Launch& launch) {
-  if (launch.policy.resident.used()) return backward_resident(problem, launch);
+  if (launch.policy.on_chip.used()) return backward_on_chip(problem, launch);
   cudaError_t error = cudaSuccess;
   if (problem.needs_sums()) error = launch_reduce(problem, launch);
   if (error == cudaSuccess) error = launch_finish(problem, launch);

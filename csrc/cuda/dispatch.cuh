@@ -25,17 +25,7 @@ cudaError_t with_tiling(const LaunchPolicy& policy, const Launch& launch) {
 
 template <typename Launch>
 cudaError_t with_tiling(DType dtype, const LaunchPolicy& policy, const Launch& launch) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return with_tiling<float>(policy, launch);
-    case DType::kFloat64:
-      return with_tiling<double>(policy, launch);
-    case DType::kBFloat16:
-      return with_tiling<BFloat16>(policy, launch);
-    case DType::kFloat16:
-      return with_tiling<Float16>(policy, launch);
-  }
-  return cudaErrorInvalidValue;
+  return with_type(dtype, [&]<typename T>(T) { return with_tiling<T>(policy, launch); });
 }
 
 // Calls launch.operator()<Compute<T>>(), all that the per-channel kernels know of the dtype.

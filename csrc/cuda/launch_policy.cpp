@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cuda/resident_policy.h"
+#include "cuda/on_chip/policy.h"
 
 namespace torchbn::cuda {
 
@@ -39,8 +39,8 @@ uintptr_t bits(const void* pointer) {
 
 }  // namespace
 
-LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_bits, bool reduces,
-                           const DeviceLimits& device) {
+LaunchPolicy split_policy(const Extent& extent, DType dtype, uintptr_t address_bits, bool reduces,
+                          const DeviceLimits& device) {
   LaunchPolicy policy;
   policy.layout = extent.layout;
   int width = 1;
@@ -64,10 +64,10 @@ LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_
 
 void lay_out_workspace(LaunchPolicy& policy, int64_t channels, int64_t parts) {
   policy.parts = parts;
-  policy.coefficients_offset =
+  policy.workspace_coefficients =
       static_cast<size_t>(round_up(parts * channels * kSumsBytes, kWorkspaceAlignment));
   policy.workspace_bytes =
-      policy.coefficients_offset + static_cast<size_t>(channels * kCoefficientBytes);
+      policy.workspace_coefficients + static_cast<size_t>(channels * kCoefficientBytes);
 }
 
 bool is_aligned(uintptr_t address_bits, int width, DType dtype) {
@@ -85,15 +85,15 @@ std::optional<KernelChoice> kernel_choice(std::string_view name) {
 LaunchPolicy choose_policy(const TrainProblem& problem, const DeviceLimits& device,
                            KernelChoice choice) {
   const uintptr_t addresses = bits(problem.input) | bits(problem.output);
-  return resident_or(choose_policy(problem.extent, problem.dtype, addresses, true, device),
-                     problem.extent, problem.dtype, 1, addresses, device, choice);
+  return on_chip_or(split_policy(problem.extent, problem.dtype, addresses, true, device),
+                    problem.extent, problem.dtype, 1, addresses, device, choice);
 }
 
 // Nothing is to be read twice.
 LaunchPolicy choose_policy(const InferenceProblem& problem, const DeviceLimits& device,
                            KernelChoice) {
-  return choose_policy(problem.extent, problem.dtype, bits(problem.input) | bits(problem.output),
-                       false, device);
+  return split_policy(problem.extent, problem.dtype, bits(problem.input) | bits(problem.output),
+                      false, device);
 }
 
 // Only training with an input's gradient needs anything twice.
@@ -102,13 +102,13 @@ LaunchPolicy choose_policy(const BackwardProblem& problem, const DeviceLimits& d
   const uintptr_t addresses =
       bits(problem.grad_output) | bits(problem.input) | bits(problem.grad_input);
   LaunchPolicy split =
-      choose_policy(problem.extent, problem.dtype, addresses, problem.needs_sums(), device);
+      split_policy(problem.extent, problem.dtype, addresses, problem.needs_sums(), device);
   if (problem.grad_input == nullptr) return split;
   if (!problem.training) {
     split.maps_while_summing = problem.needs_sums() && choice != KernelChoice::kSplit;
     return split;
   }
-  return resident_or(split, problem.extent, problem.dtype, 2, addresses, device, choice);
+  return on_chip_or(split, problem.extent, problem.dtype, 2, addresses, device, choice);
 }
 
 }  // namespace torchbn::cuda

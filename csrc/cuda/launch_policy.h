@@ -32,8 +32,8 @@ inline constexpr int64_t kCoefficientBytes = 32;
 // they sum.
 enum class KernelChoice : uint8_t { kSplit, kResident, kCooperative, kAuto };
 
-// What the other choices add has run on no GPU so far. The default becomes kAuto when it has been
-// measured on one: right on every shape that they accept, and faster than split ones
+// No kernel has run on a GPU so far, and split ones are the simplest. The default becomes kAuto
+// when the others have been measured on one: right on every shape that they accept, and faster
 // wherever the policy takes them.
 inline constexpr KernelChoice kDefaultKernel = KernelChoice::kSplit;
 
@@ -48,7 +48,7 @@ struct FinishLaunch {
 
 // The blocks that hold all units of a group of channels, a block one of them, are a cluster, or
 // where all blocks of the grid run at once, a team.
-struct ResidentLaunch {
+struct OnChipLaunch {
   int cluster = 0;    // blocks; 0 where other kernels run
   int team = 0;       // likewise
   int64_t teams = 0;  // that hold a group each, and then the next ones
@@ -68,14 +68,14 @@ struct LaunchPolicy {
   bool aligned = false;  // whether all vectors lie on their own alignment in every tensor
   ChannelsFirstTiling channels_first;
   ChannelsLastTiling channels_last;
-  ResidentLaunch resident;
+  OnChipLaunch on_chip;
   const char* reason = "";  // why these kernels
   // In evaluation: the kernel that sums gradients up makes the input's of what it reads.
   bool maps_while_summing = false;
   // From here on not for clusters. Partial sums, [parts, C] whatever the layout; none where nothing
   // is reduced.
   int64_t parts = 0;
-  size_t coefficients_offset = 0;  // in the workspace; partial sums lie before
+  size_t workspace_coefficients = 0;  // their offset; partial sums lie before them
   size_t workspace_bytes = 0;
   FinishLaunch finish;  // of the split kernels
 };
@@ -85,8 +85,8 @@ void lay_out_workspace(LaunchPolicy& policy, int64_t channels, int64_t parts);
 
 // Of the split kernels. `address_bits` is the bitwise or of the addresses of all tensors of the
 // extent's size.
-LaunchPolicy choose_policy(const Extent& extent, DType dtype, uintptr_t address_bits, bool reduces,
-                           const DeviceLimits& device);
+LaunchPolicy split_policy(const Extent& extent, DType dtype, uintptr_t address_bits, bool reduces,
+                          const DeviceLimits& device);
 
 // Whether vectors of `width` values lie on their own alignment.
 bool is_aligned(uintptr_t address_bits, int width, DType dtype);

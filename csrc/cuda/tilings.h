@@ -18,6 +18,10 @@ inline constexpr int kVectorBytes = 16;
 // Threads of a block: enough warps to hide latency, few enough to leave each thread 128 registers
 // with two blocks on a multiprocessor.
 inline constexpr int kBlock = 256;
+
+// Blocks that a multiprocessor can hold, which leaves a thread 128 registers: one block alone would
+// leave memory idle while it merges.
+inline constexpr int kMinBlocks = 2;
 // The longest virtual row, in vectors, that is one channels-last tile.
 inline constexpr int kLongestRow = 64;
 

@@ -3,31 +3,25 @@
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
 #include "cuda/kernels.h"
+#include "cuda/merge.cuh"
 #include "cuda/normalize.h"
+#include "cuda/on_chip/kernels.h"
 #include "cuda/reduce.cuh"
-#include "cuda/resident.h"
 #include "cuda/workspace.h"
 
 namespace torchbn::cuda {
 
 namespace {
 
-// `lanes` threads per channel merge its parts; the first of them stores what the channel's
-// statistics are needed for. Warps stay whole for the merge, so blocks step over the channels
-// together.
+// Merges each channel's parts and stores what its statistics are needed for.
 template <typename T>
 __global__ void __launch_bounds__(kBlock)
     finish_moments(const TrainProblem problem, const ShiftedSums* partials, int64_t parts,
                    int lanes, Affine<T>* coefficients) {
-  const int64_t channels = problem.extent.channels;
-  const int per_block = kBlock / lanes;
-  for (int64_t base = int64_t{blockIdx.x} * per_block; base < channels;
-       base += int64_t{gridDim.x} * per_block) {
-    const int64_t channel = base + static_cast<int>(threadIdx.x) / lanes;
-    const ShiftedSums sums = merge_parts(partials, parts, channels, channel, lanes);
-    if (channel >= channels || threadIdx.x % lanes != 0) continue;
-    coefficients[channel] = finish_channel<T>(problem, channel, sums, true);
-  }
+  for_merged(partials, parts, problem.extent.channels, lanes,
+             [&](int64_t channel, const ShiftedSums& sums) {
+               coefficients[channel] = finish_channel<T>(problem, channel, sums, true);
+             });
 }
 
 cudaError_t launch_reduce(const TrainProblem& problem, const Launch& launch) {
@@ -51,7 +45,7 @@ cudaError_t launch_finish(const TrainProblem& problem, const Launch& launch) {
 }  // namespace
 
 cudaError_t train(const TrainProblem& problem, const Launch& launch) {
-  if (launch.policy.resident.used()) return train_resident(problem, launch);
+  if (launch.policy.on_chip.used()) return train_on_chip(problem, launch);
   cudaError_t error = launch_reduce(problem, launch);
   if (error == cudaSuccess) error = launch_finish(problem, launch);
   if (error == cudaSuccess)

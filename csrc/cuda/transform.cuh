@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "cuda/transforms.h"
-#include "cuda/walk.h"
+#include "cuda/thread/transforms.h"
+#include "cuda/thread/walk.h"
 
 namespace torchbn::cuda {
 

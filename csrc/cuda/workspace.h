@@ -14,7 +14,7 @@ Sums* partial_sums(const Launch& launch) {
 template <typename Coefficients>
 Coefficients* coefficients(const Launch& launch) {
   return reinterpret_cast<Coefficients*>(static_cast<unsigned char*>(launch.workspace) +
-                                         launch.policy.coefficients_offset);
+                                         launch.policy.workspace_coefficients);
 }
 
 }  // namespace torchbn::cuda

@@ -16,8 +16,8 @@
 #include "core/packet.h"
 #include "core/statistics.h"
 #include "cuda/launch_policy.h"
-#include "cuda/reductions.h"
-#include "cuda/transforms.h"
+#include "cuda/thread/reductions.h"
+#include "cuda/thread/transforms.h"
 
 namespace torchbn::cuda {
 namespace {
@@ -195,7 +195,7 @@ void check(const Extent& extent, int64_t multiprocessors, bool aligned) {
                                   << extent.spatial << " layout " << int(extent.layout) << " of "
                                   << multiprocessors << " multiprocessors, aligned " << aligned);
   const LaunchPolicy policy =
-      choose_policy(extent, Type::kDType, 0, true, DeviceLimits{multiprocessors});
+      split_policy(extent, Type::kDType, 0, true, DeviceLimits{multiprocessors});
   constexpr int kFull = Type::kWidth;
   if (extent.layout == Layout::kChannelsLast)
     return check<Type, kFull>(extent, policy, policy.channels_last, aligned);

@@ -15,7 +15,7 @@ constexpr DeviceLimits kH200{132};
 
 LaunchPolicy choose(int64_t batch, int64_t channels, int64_t spatial, Layout layout,
                     DType dtype = DType::kFloat32, uintptr_t address = 0, bool reduces = true) {
-  return choose_policy(Extent{batch, channels, spatial, layout}, dtype, address, reduces, kH200);
+  return split_policy(Extent{batch, channels, spatial, layout}, dtype, address, reduces, kH200);
 }
 
 int64_t grid(const LaunchPolicy& policy) {
@@ -92,12 +92,12 @@ TEST(LaunchPolicy, FinishTakesAWarpAtMost) {
 
 TEST(LaunchPolicy, WorkspaceHoldsPartialSumsThenCoefficients) {
   const LaunchPolicy policy = choose(20, 6, 65536, kFirst);
-  EXPECT_GE(policy.coefficients_offset, static_cast<size_t>(policy.parts * 6 * 16));
-  EXPECT_EQ(policy.coefficients_offset % 256, 0u);
-  EXPECT_GE(policy.workspace_bytes, policy.coefficients_offset + 6 * 32);
+  EXPECT_GE(policy.workspace_coefficients, static_cast<size_t>(policy.parts * 6 * 16));
+  EXPECT_EQ(policy.workspace_coefficients % 256, 0u);
+  EXPECT_GE(policy.workspace_bytes, policy.workspace_coefficients + 6 * 32);
   const LaunchPolicy plain = choose(20, 6, 65536, kFirst, DType::kFloat32, 0, false);
   EXPECT_EQ(plain.parts, 0);
-  EXPECT_EQ(plain.coefficients_offset, 0u);
+  EXPECT_EQ(plain.workspace_coefficients, 0u);
 }
 
 // Where a tensor lies changes how values are loaded, and nothing about who adds them.

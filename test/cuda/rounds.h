@@ -11,8 +11,8 @@ inline int64_t groups_of(const cuda::LaunchPolicy& policy) {
 
 // Of teams, in which these take all groups; 0 where none are in use.
 inline int64_t rounds_of(const cuda::LaunchPolicy& policy) {
-  if (policy.resident.team == 0) return 0;
-  return ceil_div(groups_of(policy), policy.resident.teams);
+  if (policy.on_chip.team == 0) return 0;
+  return ceil_div(groups_of(policy), policy.on_chip.teams);
 }
 
 }  // namespace torchbn::test

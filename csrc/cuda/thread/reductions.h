@@ -7,8 +7,8 @@
 #include "core/gradient.h"
 #include "core/packet.h"
 #include "core/statistics.h"
-#include "cuda/vector.h"
-#include "cuda/walk.h"
+#include "cuda/thread/vector.h"
+#include "cuda/thread/walk.h"
 
 namespace torchbn::cuda {
 

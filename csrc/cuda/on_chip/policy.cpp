@@ -1,4 +1,4 @@
-#include "cuda/resident_policy.h"
+#include "cuda/on_chip/policy.h"
 
 #include <algorithm>
 #include <array>
@@ -60,8 +60,8 @@ int64_t room_in_pairs(const DeviceLimits& device) {
 
 // Lays out a unit in shared memory. `blocks` of them are at work, if there is `room`.
 template <typename Tiling>
-Candidate lay_out(const Problem& problem, const Tiling& tiling, ResidentLaunch launch,
-                  int64_t blocks, int64_t room, const DeviceLimits& device) {
+Candidate lay_out(const Problem& problem, const Tiling& tiling, OnChipLaunch launch, int64_t blocks,
+                  int64_t room, const DeviceLimits& device) {
   const auto value_bytes = static_cast<int64_t>(size_of(problem.dtype));
   launch.tensor_bytes = tiling.unit_vectors() * tiling.width * value_bytes;
   launch.sums_offset = problem.tensors * launch.tensor_bytes;
@@ -72,7 +72,7 @@ Candidate lay_out(const Problem& problem, const Tiling& tiling, ResidentLaunch l
 
   Candidate candidate;
   put(candidate.policy, tiling);
-  candidate.policy.resident = launch;
+  candidate.policy.on_chip = launch;
   candidate.policy.aligned = is_aligned(problem.address_bits, tiling.width, problem.dtype);
   if (launch.shared_bytes <= room) candidate.blocks = blocks;
   return candidate;
@@ -85,7 +85,7 @@ Candidate in_clusters(const Problem& problem, Tiling tiling, int cluster,
   divide(tiling, cluster);
   tiling.grid = tiling.groups() * cluster;
   if (2 * tiling.splits <= cluster || tiling.grid > device.max_grid) return {};
-  ResidentLaunch launch;
+  OnChipLaunch launch;
   launch.cluster = cluster;
   return lay_out(problem, tiling, launch, tiling.units(), device.shared_per_block, device);
 }
@@ -101,7 +101,7 @@ struct BestClusters {
       for (const Tiling& tiling : tilings) {
         if (!tiling.tiles_are_groups()) continue;
         const Candidate other = in_clusters(problem, tiling, cluster, device);
-        const bool in_pairs = other.policy.resident.shared_bytes <= room_in_pairs(device);
+        const bool in_pairs = other.policy.on_chip.shared_bytes <= room_in_pairs(device);
         if (other.blocks > 0 && fills(other, device) && in_pairs) return other;
         if (other.blocks > found.blocks) found = other;
       }
@@ -115,7 +115,7 @@ Candidate in_teams(const Problem& problem, Tiling tiling, int64_t teams, int64_t
                    const DeviceLimits& device) {
   divide(tiling, blocks / teams);
   tiling.grid = teams * tiling.splits;
-  ResidentLaunch launch;
+  OnChipLaunch launch;
   launch.team = static_cast<int>(tiling.splits);
   launch.teams = teams;
   Candidate candidate =
@@ -194,8 +194,8 @@ const char* reason_for_clusters(const Problem& problem, int64_t blocks,
 
 }  // namespace
 
-LaunchPolicy resident_or(LaunchPolicy split, const Extent& extent, DType dtype, int tensors,
-                         uintptr_t address_bits, const DeviceLimits& device, KernelChoice choice) {
+LaunchPolicy on_chip_or(LaunchPolicy split, const Extent& extent, DType dtype, int tensors,
+                        uintptr_t address_bits, const DeviceLimits& device, KernelChoice choice) {
   const Problem problem{extent, dtype, tensors, address_bits};
   const auto take = [](Candidate& candidate, const char* reason) {
     candidate.policy.reason = reason;

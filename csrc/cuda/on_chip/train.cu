@@ -1,10 +1,9 @@
-#include "core/affine.h"
 #include "core/statistics.h"
-#include "cuda/cooperative.cuh"
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
-#include "cuda/resident.cuh"
-#include "cuda/resident.h"
+#include "cuda/on_chip/cooperative.cuh"
+#include "cuda/on_chip/kernels.h"
+#include "cuda/on_chip/resident.cuh"
 
 namespace torchbn::cuda {
 
@@ -24,7 +23,6 @@ struct TrainPass {
   static constexpr int kTensors = 1;
 
   TrainProblem problem;
-  int64_t* counter;  // null where it is advanced afterwards
   bool aligned;
 
   __device__ const T* tensor(int) const { return static_cast<const T*>(problem.input); }
@@ -36,7 +34,6 @@ struct TrainPass {
 
   __device__ typename Transform::Coefficients finish(int64_t channel, const ShiftedSums& sums,
                                                      bool stores) const {
-    if (stores && channel == 0 && counter != nullptr) ++*counter;
     return finish_channel<Compute<T>>(problem, channel, sums, stores);
   }
 
@@ -54,17 +51,16 @@ __global__ void advance_counter(int64_t* counter) {
 
 }  // namespace
 
-cudaError_t train_resident(const TrainProblem& problem, const Launch& launch) {
+cudaError_t train_on_chip(const TrainProblem& problem, const Launch& launch) {
   int64_t* const counter = problem.running.num_batches_tracked;
-  const bool in_teams = launch.policy.resident.team > 0;
+  const bool in_teams = launch.policy.on_chip.team > 0;
   const bool afterwards = !in_teams && counts_afterwards(problem.running);
   const cudaError_t error =
       with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
         using Walk = WalkOver<std::decay_t<decltype(tiling)>>;
-        TrainPass<T, kWidth> pass{problem, nullptr, launch.policy.aligned};
+        const TrainPass<T, kWidth> pass{problem, launch.policy.aligned};
         if (in_teams) return launch_cooperative<Walk>(pass, tiling, launch, counter);
-        if (!afterwards) pass.counter = counter;
-        return launch_resident<Walk>(pass, tiling, launch);
+        return launch_resident<Walk>(pass, tiling, launch, afterwards ? nullptr : counter);
       });
   if (error != cudaSuccess || !afterwards) return error;
   advance_counter<<<1, 32, 0, launch.stream>>>(counter);

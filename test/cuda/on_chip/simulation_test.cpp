@@ -41,14 +41,14 @@ void check_subsets(SimulatedCall& all) {
   all.train();
   const SimulatedCall before = all;
   all.backward(true);
-  const cuda::ResidentLaunch& used = all.policy.resident;
+  const cuda::OnChipLaunch& used = all.policy.on_chip;
   ASSERT_TRUE(used.used());
   for (int subset = 0; subset < 8; ++subset) {
     SimulatedCall some = before;
     some.backward(true, subset & 1, subset & 2, subset & 4);
     // Without the input's gradient, nothing is read twice: the split kernels sum up.
-    EXPECT_EQ(some.policy.resident.cluster, subset & 1 ? used.cluster : 0);
-    EXPECT_EQ(some.policy.resident.team, subset & 1 ? used.team : 0);
+    EXPECT_EQ(some.policy.on_chip.cluster, subset & 1 ? used.cluster : 0);
+    EXPECT_EQ(some.policy.on_chip.team, subset & 1 ? used.team : 0);
     EXPECT_TRUE(some.dx.same_bits(subset & 1 ? all.dx : before.dx)) << subset;
     if (!(subset & 1)) continue;
     EXPECT_TRUE(some.dw.same_bits(subset & 2 ? all.dw : before.dw)) << subset;
@@ -68,7 +68,7 @@ class ResidentKernels : public KernelTest {
       call.cumulative = i % 2 == 0;
       check_simulated(call, offset);
       call.train();
-      EXPECT_EQ(call.policy.resident.cluster, cluster) << describe(call.extent, dtype());
+      EXPECT_EQ(call.policy.on_chip.cluster, cluster) << describe(call.extent, dtype());
     }
   }
 };
@@ -104,7 +104,7 @@ TEST_P(ResidentKernels, TilesOfPlanes) {
       call.device.multiprocessors = multiprocessors;
       check_simulated(call, offset);
       call.train();
-      EXPECT_EQ(call.policy.resident.cluster, cluster);
+      EXPECT_EQ(call.policy.on_chip.cluster, cluster);
       EXPECT_EQ(call.policy.layout, Layout::kChannelsLast);
       EXPECT_EQ(call.policy.aligned, offset == 0);
     }
@@ -130,7 +130,7 @@ TEST_P(ResidentKernels, EverySubsetOfGradients) {
   for (const int cluster : {1, 2}) {
     SimulatedCall call = resident_call(extent(36, 2, 1000), dtype(), cluster);
     check_subsets(call);
-    EXPECT_EQ(call.policy.resident.cluster, cluster);
+    EXPECT_EQ(call.policy.on_chip.cluster, cluster);
   }
 }
 
@@ -156,7 +156,7 @@ TEST_P(ResidentKernels, VarianceHoldsFarFromZero) {
     SimulatedCall call = resident_call(extent(33, 3, 999), dtype(), cluster, 2e6);
     call.eps = 0;
     call.train();
-    ASSERT_EQ(call.policy.resident.cluster, cluster);
+    ASSERT_EQ(call.policy.on_chip.cluster, cluster);
     const Doubles x = call.x.values();
     const Reference expected(call.extent, x, 0);
     for (int64_t c = 0; c < 3; ++c)
@@ -203,10 +203,10 @@ class CooperativeKernels : public KernelTest {
       call.cumulative = offset == 0;
       check_simulated(call, offset);
       call.train();
-      EXPECT_LE(call.policy.resident.team * call.policy.resident.teams, 2 * multiprocessors);
+      EXPECT_LE(call.policy.on_chip.team * call.policy.on_chip.teams, 2 * multiprocessors);
       EXPECT_EQ(rounds_of(call.policy), rounds[0]) << describe(e, dtype());
       call.backward(true);
-      EXPECT_LE(call.policy.resident.team * call.policy.resident.teams, 2 * multiprocessors);
+      EXPECT_LE(call.policy.on_chip.team * call.policy.on_chip.teams, 2 * multiprocessors);
       EXPECT_EQ(rounds_of(call.policy), rounds[1]) << describe(e, dtype());
     }
   }
@@ -240,7 +240,7 @@ TEST_P(CooperativeKernels, InRounds) {
 TEST_P(CooperativeKernels, EverySubsetOfGradients) {
   SimulatedCall call = cooperative_call(extent(36, 2, 1000), dtype(), 2, 4 << 20);
   check_subsets(call);
-  EXPECT_GT(call.policy.resident.team, 0);
+  EXPECT_GT(call.policy.on_chip.team, 0);
 }
 
 TEST_P(CooperativeKernels, OneLaunchPerDirection) {
@@ -263,7 +263,7 @@ void expect_needed(SimulatedCall call, bool forward, Wait wait, const std::vecto
   if (!forward) call.train();
   SimulatedCall right = call;
   forward ? right.train() : right.backward(true);
-  ASSERT_TRUE(right.policy.resident.used());
+  ASSERT_TRUE(right.policy.on_chip.used());
   for (const int nth : needed) {
     bool noticed = false;
     for (const Order order : {Order::kForward, Order::kBackward, Order::kShuffled}) {

@@ -6,10 +6,11 @@
 #include <cstdint>
 
 #include "cuda/kernels.h"
-#include "cuda/reduce.cuh"
-#include "cuda/resident.cuh"
-#include "cuda/transforms.h"
-#include "cuda/walk.h"
+#include "cuda/merge.cuh"
+#include "cuda/on_chip/launch.cuh"
+#include "cuda/on_chip/parked.cuh"
+#include "cuda/thread/transforms.h"
+#include "cuda/thread/walk.h"
 #include "cuda/workspace.h"
 
 namespace torchbn::cuda {
@@ -41,7 +42,7 @@ struct Share {
   int64_t group;  // past the last one where the team has none
   int64_t unit;   // likewise: its walks are empty
 
-  __device__ Share(const Tiling& tiling, const ResidentLaunch& numbers, int64_t first) {
+  __device__ Share(const Tiling& tiling, const OnChipLaunch& numbers, int64_t first) {
     const auto teams = static_cast<unsigned>(numbers.teams);
     const unsigned block = anew(blockIdx.x);
     rank = block / teams;
@@ -72,7 +73,7 @@ __device__ void publish(const Tiling& tiling, const Share<Tiling>& share, const 
 // it.
 template <typename Walk, typename Pass, typename Tiling>
 __global__ void __launch_bounds__(kBlock, kMinBlocks)
-    cooperative(const Pass pass, const Tiling tiling, const ResidentLaunch numbers,
+    cooperative(const Pass pass, const Tiling tiling, const OnChipLaunch numbers,
                 typename Pass::Reduction::Sums* partials,
                 typename Pass::Transform::Coefficients* coefficients, int64_t* counter) {
   extern __shared__ Vector<unsigned char, kVectorBytes> shared[];

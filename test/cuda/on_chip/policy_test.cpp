@@ -157,7 +157,7 @@ Extent extent(int64_t batch, const Shape& shape, bool channels_last) {
 // Groups of channels x blocks of a cluster, or groups / teams x blocks of a team, and the shared
 // memory of a block.
 std::string describe(const LaunchPolicy& policy) {
-  const ResidentLaunch& launch = policy.resident;
+  const OnChipLaunch& launch = policy.on_chip;
   if (!launch.used()) return fmt::format("split: {}", policy.reason);
   const int64_t groups = test::groups_of(policy);
   const int64_t kib = (launch.shared_bytes + kKiB - 1) / kKiB;
@@ -199,7 +199,7 @@ TEST(ResidentPolicy, PrintsWhatNetsGet) {
 template <typename Tiling>
 void expect_consistent(const LaunchPolicy& policy, const Tiling& tiling, DType dtype, int tensors,
                        const DeviceLimits& device) {
-  const ResidentLaunch& launch = policy.resident;
+  const OnChipLaunch& launch = policy.on_chip;
   if (launch.team > 0) {
     EXPECT_EQ(launch.cluster, 0);
     EXPECT_EQ(tiling.splits, launch.team);
@@ -209,9 +209,9 @@ void expect_consistent(const LaunchPolicy& policy, const Tiling& tiling, DType d
     EXPECT_LE(tiling.grid, 2 * device.multiprocessors);
     EXPECT_LE(2 * (launch.shared_bytes + kKiB), device.shared_per_multiprocessor);
     EXPECT_EQ(policy.parts, launch.team);
-    EXPECT_EQ(policy.coefficients_offset % 256, 0u);
-    EXPECT_GE(int64_t(policy.coefficients_offset), policy.parts * tiling.channels * kSumsBytes);
-    EXPECT_EQ(int64_t(policy.workspace_bytes - policy.coefficients_offset),
+    EXPECT_EQ(policy.workspace_coefficients % 256, 0u);
+    EXPECT_GE(int64_t(policy.workspace_coefficients), policy.parts * tiling.channels * kSumsBytes);
+    EXPECT_EQ(int64_t(policy.workspace_bytes - policy.workspace_coefficients),
               tiling.channels * kCoefficientBytes);
   } else {
     EXPECT_LE(launch.cluster, device.max_cluster);
@@ -243,7 +243,7 @@ TEST(ResidentPolicy, NumbersFitTheDevice) {
         SCOPED_TRACE(testing::Message() << device.name << ", " << net.name << ", N" << e.batch
                                         << " C" << e.channels << " S" << e.spatial);
         const LaunchPolicy policy = choose(e, dtype, forward, device.limits, choice);
-        if (!policy.resident.used()) return;
+        if (!policy.on_chip.used()) return;
         const int tensors = forward ? 1 : 2;
         if (policy.layout == Layout::kChannelsFirst)
           expect_consistent(policy, policy.channels_first, dtype, tensors, device.limits);
@@ -254,7 +254,7 @@ TEST(ResidentPolicy, NumbersFitTheDevice) {
 
 int cluster(const Extent& e, DType dtype, bool forward = true,
             KernelChoice choice = KernelChoice::kAuto, const DeviceLimits& device = kH100) {
-  return choose(e, dtype, forward, device, choice).resident.cluster;
+  return choose(e, dtype, forward, device, choice).on_chip.cluster;
 }
 
 // All planes of ResNet-50 but the first ones of large batches stay on chip.
@@ -338,8 +338,8 @@ TEST(ResidentPolicy, AddressesDecideAlignmentAlone) {
       EXPECT_TRUE(aligned.aligned);
       EXPECT_FALSE(shifted.aligned);
       EXPECT_EQ(aligned.layout, shifted.layout);
-      EXPECT_EQ(aligned.resident.cluster, shifted.resident.cluster);
-      EXPECT_EQ(aligned.resident.shared_bytes, shifted.resident.shared_bytes);
+      EXPECT_EQ(aligned.on_chip.cluster, shifted.on_chip.cluster);
+      EXPECT_EQ(aligned.on_chip.shared_bytes, shifted.on_chip.shared_bytes);
       EXPECT_EQ(aligned.channels_first.grid, shifted.channels_first.grid);
       EXPECT_EQ(aligned.channels_last.grid, shifted.channels_last.grid);
     }
@@ -358,8 +358,8 @@ TEST(ResidentPolicy, DoesWithoutClusters) {
 TEST(ResidentPolicy, IsNotTheDefaultYet) {
   TrainProblem problem;
   problem.extent = {32, 256, 196, Layout::kChannelsFirst};
-  EXPECT_FALSE(choose_policy(problem, kH100).resident.used());
-  EXPECT_GT(choose_policy(problem, kH100, KernelChoice::kAuto).resident.cluster, 0);
+  EXPECT_FALSE(choose_policy(problem, kH100).on_chip.used());
+  EXPECT_GT(choose_policy(problem, kH100, KernelChoice::kAuto).on_chip.cluster, 0);
 }
 
 // One pass over what is read is all that evaluation, and parameters' gradients alone, need.
@@ -367,17 +367,17 @@ TEST(ResidentPolicy, IsForWhatWouldBeReadTwice) {
   for (const KernelChoice choice : {KernelChoice::kResident, KernelChoice::kCooperative}) {
     InferenceProblem inference;
     inference.extent = {32, 256, 196, Layout::kChannelsFirst};
-    EXPECT_FALSE(choose_policy(inference, kH100, choice).resident.used());
+    EXPECT_FALSE(choose_policy(inference, kH100, choice).on_chip.used());
     float value = 0;
     BackwardProblem backward;
     backward.extent = inference.extent;
     backward.training = true;
     backward.grad_weight.data = &value;
-    EXPECT_FALSE(choose_policy(backward, kH100, choice).resident.used());
+    EXPECT_FALSE(choose_policy(backward, kH100, choice).on_chip.used());
     backward.grad_input = &value;
-    EXPECT_TRUE(choose_policy(backward, kH100, choice).resident.used());
+    EXPECT_TRUE(choose_policy(backward, kH100, choice).on_chip.used());
     backward.training = false;
-    EXPECT_FALSE(choose_policy(backward, kH100, choice).resident.used());
+    EXPECT_FALSE(choose_policy(backward, kH100, choice).on_chip.used());
   }
 }
 

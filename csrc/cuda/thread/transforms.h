@@ -4,8 +4,8 @@
 
 #include "core/affine.h"
 #include "core/gradient.h"
-#include "cuda/vector.h"
-#include "cuda/walk.h"
+#include "cuda/thread/vector.h"
+#include "cuda/thread/walk.h"
 
 namespace torchbn::cuda {
 

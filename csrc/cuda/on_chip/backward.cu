@@ -1,9 +1,9 @@
 #include "core/gradient.h"
-#include "cuda/cooperative.cuh"
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
-#include "cuda/resident.cuh"
-#include "cuda/resident.h"
+#include "cuda/on_chip/cooperative.cuh"
+#include "cuda/on_chip/kernels.h"
+#include "cuda/on_chip/resident.cuh"
 
 namespace torchbn::cuda {
 
@@ -47,12 +47,12 @@ struct BackwardPass {
 
 }  // namespace
 
-cudaError_t backward_resident(const BackwardProblem& problem, const Launch& launch) {
+cudaError_t backward_on_chip(const BackwardProblem& problem, const Launch& launch) {
   return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
     using Walk = WalkOver<std::decay_t<decltype(tiling)>>;
     const BackwardPass<T, kWidth> pass{problem, launch.policy.aligned};
-    return launch.policy.resident.team > 0 ? launch_cooperative<Walk>(pass, tiling, launch, nullptr)
-                                           : launch_resident<Walk>(pass, tiling, launch);
+    return launch.policy.on_chip.team > 0 ? launch_cooperative<Walk>(pass, tiling, launch, nullptr)
+                                          : launch_resident<Walk>(pass, tiling, launch, nullptr);
   });
 }
 

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "cuda/launch_policy.h"
+
+namespace torchbn::cuda {
+
+// The policy of resident or cooperative kernels that hold `tensors` tensors of the extent's size,
+// where they accept it and `choice` wants them; else `split`. Addresses as in split_policy().
+LaunchPolicy on_chip_or(LaunchPolicy split, const Extent& extent, DType dtype, int tensors,
+                        uintptr_t address_bits, const DeviceLimits& device, KernelChoice choice);
+
+}  // namespace torchbn::cuda

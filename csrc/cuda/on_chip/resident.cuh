@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "cuda/kernels.h"
+#include "cuda/on_chip/cluster.cuh"
+#include "cuda/on_chip/launch.cuh"
+#include "cuda/on_chip/parked.cuh"
+#include "cuda/thread/transforms.h"
+#include "cuda/thread/walk.h"
+
+namespace torchbn::cuda {
+
+// Statistics and transform in one launch. A group of neighbouring channels stays in shared memory
+// from its only read on: in that of one block, or of the blocks of a cluster.
+
+// The blocks' sums in the order of their ranks.
+template <typename Sums>
+__device__ Sums merge_cluster(const Cluster& cluster, Sums* own) {
+  Sums sums = *cluster.of_rank(own, 0);
+  for (int rank = 1; rank < cluster.size(); ++rank) sums.merge(*cluster.of_rank(own, rank));
+  return sums;
+}
+
+// A cluster per group of channels, a block per unit of it: the grid is groups * cluster. All
+// threads of a block take part to the end, also those without a vector. Every block finishes the
+// group for itself; the first one of the cluster stores what is to be stored. The counter is
+// advanced while other channels may still be at work.
+template <typename Walk, typename Pass, typename Tiling>
+__global__ void __launch_bounds__(kBlock, kMinBlocks)
+    resident(const Pass pass, const Tiling tiling, const OnChipLaunch numbers, int64_t* counter) {
+  using Sums = typename Pass::Reduction::Sums;
+  using Coefficients = typename Pass::Transform::Coefficients;
+  extern __shared__ Vector<unsigned char, kVectorBytes> shared[];
+  unsigned char* const storage = shared->lane;
+  const auto slots = [&](int tensor) { return slots_of<Pass>(storage, numbers, tensor); };
+  Sums* const sums = reinterpret_cast<Sums*>(storage + numbers.sums_offset);
+  auto* const coefficients = reinterpret_cast<Coefficients*>(storage + numbers.coefficients_offset);
+
+  const Cluster cluster(numbers.cluster);
+  const int64_t group = blockIdx.x / static_cast<unsigned>(cluster.size());
+  const ParkedWalk<Walk> walk(tiling, cluster.rank() * tiling.groups() + group,
+                              static_cast<int>(threadIdx.x));
+  sum_parked(pass, slots, tiling, walk, sums);
+  cluster.sync();
+
+  const int64_t first = tiling.first_channel(group);
+  const int channels = static_cast<int>(tiling.channels_of(group));
+  for (int i = static_cast<int>(threadIdx.x); i < channels; i += static_cast<int>(blockDim.x))
+    coefficients[i] = pass.finish(first + i, merge_cluster(cluster, sums + i * tiling.sums_apart()),
+                                  cluster.rank() == 0);
+  cluster.arrive();
+  __syncthreads();
+  apply_transform(pass.transform(slots, coefficients, first), tiling, walk);
+  cluster.wait();
+  if (counter != nullptr && blockIdx.x == 0 && threadIdx.x == 0) ++*counter;
+}
+
+template <typename Walk, typename Pass, typename Tiling>
+cudaError_t launch_resident(const Pass& pass, const Tiling& tiling, const Launch& launch,
+                            int64_t* counter) {
+  const int blocks = launch.policy.on_chip.cluster;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  return launch_on_chip(resident<Walk, Pass, Tiling>, blocks > 1 ? &cluster : nullptr, pass, tiling,
+                        launch, counter);
+}
+
+}  // namespace torchbn::cuda
