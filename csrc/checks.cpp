@@ -218,8 +218,8 @@ void check_not_negated(const std::optional<at::Tensor>& running_mean,
   }
 }
 
-void check_evaluation(const std::optional<at::Tensor>& running_mean,
-                      const std::optional<at::Tensor>& running_var) {
+void check_has_statistics(const std::optional<at::Tensor>& running_mean,
+                          const std::optional<at::Tensor>& running_var) {
   TORCH_CHECK(present(running_mean) && present(running_var),
               "batch_norm: evaluation (training=False) normalises with running_mean and "
               "running_var and needs both, but ",

@@ -27,8 +27,8 @@ void check_not_negated(const std::optional<at::Tensor>& running_mean,
                        const std::optional<at::Tensor>& running_var);
 
 // Whether there is what batch_norm_inference needs, asked before it is called.
-void check_evaluation(const std::optional<at::Tensor>& running_mean,
-                      const std::optional<at::Tensor>& running_var);
+void check_has_statistics(const std::optional<at::Tensor>& running_mean,
+                          const std::optional<at::Tensor>& running_var);
 
 void check_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                      const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,

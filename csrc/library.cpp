@@ -23,7 +23,7 @@ at::Tensor batch_norm_composite(const at::Tensor& input, const std::optional<at:
     return std::get<0>(ops::batch_norm_train(input, weight, bias, running_mean, running_var,
                                              num_batches_tracked, momentum, eps));
   }
-  check_evaluation(running_mean, running_var);
+  check_has_statistics(running_mean, running_var);
   return std::get<0>(
       ops::batch_norm_inference(input, weight, bias, *running_mean, *running_var, eps));
 }

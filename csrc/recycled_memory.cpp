@@ -71,8 +71,8 @@ size_t limit_from_environment() {
 // without, and so does, for ever, a process forked at such a moment.
 class Kept {
  public:
-  // One of at least `bytes` and not much more, the latest: it may still be in the caches. (The last
-  // huge page of a block may be there only for its alignment.)
+  // One of at least `bytes`, and at most an eighth and a huge page more, the latest: it may still
+  // be in the caches. (The last huge page of a block may be there only for its alignment.)
   void* take(size_t bytes) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return nullptr;

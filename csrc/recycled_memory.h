@@ -16,15 +16,16 @@ namespace torchbn {
 // given up (MADV_FREE): where memory is short Linux takes those pages at once, as it would those of
 // files that it can read again. Fresh blocks ask for huge pages.
 //
-// Smaller blocks it hands back too where a process has none larger: more than twice the largest one
-// never stays free at the end of the heap. (Training steps of (1024, 512) in float32 alone then
-// take 1.7 ms instead of 0.2.) Below this size, where there is no whole huge page, and where there
-// is no MADV_FREE, outputs live in torch's own memory.
+// Outputs below this size, one huge page, and all where there is no MADV_FREE, live in torch's own
+// memory. Those of some megabytes the C library would keep at times, but not in a process that has
+// none larger: twice the largest block is the most that it leaves free at the end of its heap.
+// (Training steps of (1024, 512) in float32 alone take 1.7 ms then instead of 0.2.) A block may be
+// a huge page larger than the output that takes it.
 inline constexpr size_t kLeastRecycled = size_t{2} << 20;
 
 c10::Allocator& recycling_allocator();
 
-// What is kept at the moment, and the limit: 1 GiB, or what the environment variable
+// For tests: what is kept at the moment, and the limit: 1 GiB, or what the environment variable
 // TORCHBN_RECYCLED_MIB says.
 struct RecycledMemory {
   size_t blocks;

@@ -68,7 +68,7 @@ at::Tensor batch_norm_functionalize(const at::Tensor& input,
     return std::get<0>(train_and_update(input, weight, bias, running_mean, running_var,
                                         num_batches_tracked, momentum, eps));
   }
-  check_evaluation(running_mean, running_var);
+  check_has_statistics(running_mean, running_var);
   return std::get<0>(
       ops::batch_norm_inference(input, weight, bias, *running_mean, *running_var, eps));
 }

@@ -37,6 +37,7 @@ struct ChannelVector {
   }
 };
 
+// The same of one that is written.
 struct MutableChannelVector {
   void* data = nullptr;
   int64_t stride = 1;

@@ -40,8 +40,8 @@ class Operation {
       : Operation(problem, table.width) {
     if (table.copies == 1) return;
     copied_means_.reset(new double[table.width]);
-    for (int64_t i = 0; i < table.width; i += table.channels)
-      std::copy_n(problem.mean, table.channels, &copied_means_[i]);
+    std::copy_n(problem.mean, table.channels, copied_means_.get());
+    table.repeat(copied_means_.get());
     means_ = copied_means_.get();
   }
 

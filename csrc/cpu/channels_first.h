@@ -59,8 +59,7 @@ struct GroupSums {
 template <typename Operation, typename AnyTeam>
 void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, const AnyTeam& team) {
   const int64_t channels = chunks.extent.channels;
-  // At least eight chunks for each thread: one more or less matters little then.
-  const int64_t least = ceil_div(8 * team.size, chunks.count);
+  const int64_t least = ceil_div(kItemsPerThread * team.size, chunks.count);
   const int64_t most =
       std::clamp(team.size * kCoreBytes / channel_bytes, std::min(least, channels), channels);
   const int64_t size = ceil_div(channels, ceil_div(channels, most));

@@ -10,6 +10,10 @@ namespace torchbn::cpu {
 // Elements that are worth a thread: some 5 us of work, about what waking one costs.
 inline constexpr int64_t kGrain = 16384;
 
+// Where items are cut for sharing, at least so many for each thread: one more or less matters
+// little then.
+inline constexpr int64_t kItemsPerThread = 8;
+
 // Items of `cost` elements each, shared out among threads: a part for each thread, fewer where
 // parts would not be worth one. No part has more than one item more than another.
 struct Parts {

@@ -34,10 +34,8 @@ class Operation {
 
   // Channels last.
   Operation(const TrainProblem& problem, const Table2d& table) : Operation(problem, table.width) {
-    for (int64_t c = 0; c < table.channels; ++c) {
-      const double pivot = pivot_from(widen(x_[c]));
-      for (int64_t i = c; i < table.width; i += table.channels) pivots_[i] = pivot;
-    }
+    for (int64_t c = 0; c < table.channels; ++c) pivots_[c] = pivot_from(widen(x_[c]));
+    table.repeat(pivots_.get());
   }
 
   void add_columns(int64_t offset, const vec::Strip& strip, int64_t column, double* first,

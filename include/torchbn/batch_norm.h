@@ -35,8 +35,8 @@ namespace torchbn {
 /// weight or bias. Outside inference mode they must not be inference tensors. An input without
 /// elements leaves them untouched.
 ///
-/// Throws c10::Error, before anything is modified, when an argument does not fit, and in training
-/// when there is only one value per channel.
+/// Throws c10::Error, before anything is modified, when an argument does not fit, in training when
+/// there is only one value per channel, and when an environment variable of torchbn is malformed.
 TORCHBN_API at::Tensor batch_norm(
     const at::Tensor& input, const std::optional<at::Tensor>& weight = std::nullopt,
     const std::optional<at::Tensor>& bias = std::nullopt,
