@@ -5,6 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <random>
+#include <utility>
+#include <vector>
 
 #include "cpu/kernel_call.h"
 
@@ -126,6 +129,43 @@ TEST_P(Kernels, LargeMeans) {
     ASSERT_NEAR(variance / expected.variance[c], 1, 1e-6);
   }
   call.expect_near(call.y, call.normalized(call.save_mean, call.save_invstd), 8, "y");
+}
+
+// Half types are summed in float, about the mean of a sample. Where outliers are in the sample,
+// that lies far from the mean, and float's roundings, for like values all to one side, weigh more.
+TEST_P(Kernels, OutliersAmongFewLikeValues) {
+  const std::vector<std::pair<const char*, int64_t>> patterns{
+      {"none", 1 << 20}, {"the first", 1 << 20}, {"one in 3", 3},  {"one in 4", 4},
+      {"one in 8", 8},   {"one in 16", 16},      {"one in 31", 31}};
+  for (int64_t spatial : {1, 16}) {
+    for (int64_t batch : {9, 15, 16, 31, 48, 64, 65, 127}) {
+      const Extent e = extent(batch, 64, spatial);
+      for (size_t pattern = 0; pattern < patterns.size(); ++pattern) {
+        const auto& [name, period] = patterns[pattern];
+        std::mt19937 engine(static_cast<unsigned>(batch));
+        std::uniform_int_distribution<int> step(-6, 6);
+        const Doubles scale = normal(e.channels, 0, 0.02, 1), center = normal(e.channels, 0, 1, 2);
+        const Doubles outlier = normal(e.channels, 0, 20, 3);
+        Doubles x(e.numel());
+        for (int64_t i = 0; i < e.numel(); ++i) {
+          const int64_t c = channel_of(e, i);
+          const int64_t image = i / (e.channels * e.spatial);
+          x[i] =
+              pattern > 0 && image % period == 0 ? outlier[c] : center[c] + step(engine) * scale[c];
+        }
+        Call call(e, dtype(), x);
+        call.eps = 0;
+        const Reference expected(e, call.x.values(), 0);
+        call.train();
+        for (int64_t c = 0; c < e.channels; ++c) {
+          if (expected.variance[c] == 0) continue;
+          const double variance = 1 / (call.save_invstd[c] * call.save_invstd[c]);
+          ASSERT_NEAR(variance / expected.variance[c], 1, 1e-6)
+              << describe(e, dtype()) << ", outliers: " << name;
+        }
+      }
+    }
+  }
 }
 
 TEST_P(Kernels, ConstantChannelGivesBias) {

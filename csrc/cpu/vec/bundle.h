@@ -62,22 +62,26 @@ TORCHBN_ALWAYS_INLINE void add_rows(const Source& source, const Bundle& bundle, 
     add_row(source + row * bundle.stride, bundle, 0, sums, arguments...);
 }
 
-// About a centre whose mean is that of one value in 8 to 16, and of n values at least n / 16: one
-// of them, however far off, then makes the squares exceed those about the mean by a factor of 15 at
-// most.
+// About the mean of so many of a lane's values, where there are as many.
+constexpr int64_t kSampled = 16;
+
 template <typename Source, typename Pivot>
 TORCHBN_ALWAYS_INLINE void set_centers(const Source& source, const Bundle& bundle,
                                        const Pivot& pivot, FloatAccumulator& sums) {
-  constexpr int64_t kSampled = 8;
-  const int64_t candidates = bundle.rows > 1 ? bundle.rows : bundle.blocks;
-  int64_t samples = 1;
-  while (samples * 2 * kSampled <= bundle.count() && samples * 2 <= candidates) samples *= 2;
-  source.set_centers(sums, pivot, samples,
-                     candidates / samples * (bundle.rows > 1 ? bundle.stride : kLanes));
+  const auto power_of_two = [](int64_t most) __attribute__((always_inline)) {
+    int64_t power = 1;
+    while (2 * power <= most) power *= 2;
+    return power;
+  };
+  const int64_t rows = power_of_two(lesser(bundle.rows, kSampled));
+  const int64_t blocks = power_of_two(lesser(bundle.blocks, kSampled / rows));
+  source.set_centers(
+      sums, pivot,
+      Sample{rows, bundle.rows / rows * bundle.stride, blocks, bundle.blocks / blocks * kLanes});
 }
 
-// The float sums of a bundle as double ones about the pivots. A lane where float's range did not
-// suffice is summed again: each lane for itself, so that its bits do not depend on its neighbours.
+// The float sums of a bundle as double ones about the pivots. A lane where float does not suffice
+// is summed again: each lane for itself, so that its bits do not depend on its neighbours.
 template <typename Source, typename Pivot>
 TORCHBN_ALWAYS_INLINE Accumulator to_double(const FloatAccumulator& part, const Source& source,
                                             const Bundle& bundle, const Pivot& pivot) {
@@ -94,17 +98,18 @@ TORCHBN_ALWAYS_INLINE Accumulator to_double(const FloatAccumulator& part, const 
                       half_to_double<kHalf>(part.second[kRegister]), d, n, sums.second[i]);
   });
 
-  Register<int32_t> outside[kFloatRegisters];
-  Register<int32_t> outside_any = {};
+  Register<int32_t> inexact[kFloatRegisters];
+  Register<int32_t> inexact_any = {};
+  const Register<float> count = broadcast(static_cast<float>(bundle.count()));
   unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-    outside[i] = Source::out_of_range(part.first[i], part.second[i]);
-    outside_any |= outside[i];
+    inexact[i] = Source::inexact(part.first[i], part.second[i], count);
+    inexact_any |= inexact[i];
   });
-  if (__builtin_expect(any(outside_any), 0)) {
+  if (__builtin_expect(any(inexact_any), 0)) {
     Accumulator again = {};
     add_rows(source, bundle, again, pivot);
     for (int lane = 0; lane < kLanes; ++lane) {
-      if (!outside[lane / kFloats][lane % kFloats]) continue;
+      if (!inexact[lane / kFloats][lane % kFloats]) continue;
       sums.first[lane / kDoubles][lane % kDoubles] = again.first[lane / kDoubles][lane % kDoubles];
       sums.second[lane / kDoubles][lane % kDoubles] =
           again.second[lane / kDoubles][lane % kDoubles];

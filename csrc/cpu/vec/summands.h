@@ -14,7 +14,7 @@ namespace {
 // are added up first, eight of a run and four of columns.
 template <typename T>
 constexpr bool kSumsInFloat = sizeof(T) == 2;
-constexpr int64_t kLeastFloatBlocks = 8;
+constexpr int64_t kLeastFloatBlocks = 16;
 constexpr int64_t kMostFloatBlocks = 64;
 
 // Rows shorter than a block, each with room for one.
@@ -27,6 +27,14 @@ struct Padded {
       for (int64_t i = 0; i < length; ++i) values[row][i] = from[row * stride + i];
     return values[0];
   }
+};
+
+// Some of the blocks of a bundle, evenly spread; powers of two of them.
+struct Sample {
+  int64_t rows;
+  int64_t row_step;
+  int64_t blocks;
+  int64_t block_step;
 };
 
 // What is summed, over kLanes contiguous elements. Masked lanes add zero, NaN and infinities
@@ -70,22 +78,28 @@ struct Moments {
     });
   }
 
-  // The mean of some blocks that lie `stride` elements apart. A power of two of them: the mean of
-  // equal values is exact.
+  // The mean of a sample. That of equal values is exact.
   template <typename Pivot>
-  TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot&, int64_t samples,
-                                         int64_t stride) const {
+  TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot&,
+                                         const Sample& sample) const {
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-      Register<float> total = load<kFloats>(x + i * kFloats);
-      for (int64_t k = 1; k < samples; ++k) total += load<kFloats>(x + k * stride + i * kFloats);
-      sums.center[i] = total * broadcast(1.0f / static_cast<float>(samples));
+      Register<float> total = {};
+      for (int64_t row = 0; row < sample.rows; ++row)
+        for (int64_t block = 0; block < sample.blocks; ++block)
+          total +=
+              load<kFloats>(x + row * sample.row_step + block * sample.block_step + i * kFloats);
+      sums.center[i] = total * broadcast(1.0f / static_cast<float>(sample.rows * sample.blocks));
     });
   }
 
-  // Squares below this have lost bits to underflow, or are those of equal values.
-  static TORCHBN_ALWAYS_INLINE Register<int32_t> out_of_range(Register<float>,
-                                                              Register<float> second) {
-    return ~((second >= 1e-30f) & (second <= 3e38f));
+  // Squares below 1e-30 have lost bits to underflow, or are those of equal values. A centre farther
+  // from the mean of the n values than their standard deviation makes the squares about it more
+  // than twice those about the mean, and so a rounding of theirs: rare for normal values, of which
+  // the centre is the mean of up to 16.
+  static TORCHBN_ALWAYS_INLINE Register<int32_t> inexact(Register<float> first,
+                                                         Register<float> second,
+                                                         Register<float> n) {
+    return ~((second >= 1e-30f) & (second <= 3e38f) & (2 * first * first <= n * second));
   }
 
   // Moves sums of n values about c to the pivot, with d = c - pivot.
@@ -150,15 +164,15 @@ struct Gradients {
 
   // The high part of the mean.
   template <typename Pivot>
-  TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot& mean, int64_t,
-                                         int64_t) const {
+  TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot& mean,
+                                         const Sample&) const {
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
       sums.center[i] = mean.high_part(i);
     });
   }
 
-  static TORCHBN_ALWAYS_INLINE Register<int32_t> out_of_range(Register<float> first,
-                                                              Register<float> second) {
+  static TORCHBN_ALWAYS_INLINE Register<int32_t> inexact(Register<float> first,
+                                                         Register<float> second, Register<float>) {
     return ~((first - first == 0) & (second - second == 0));
   }
 
