@@ -14,7 +14,7 @@ namespace {
 // are added up first, eight of a run and four of columns.
 template <typename T>
 constexpr bool kSumsInFloat = sizeof(T) == 2;
-constexpr int64_t kLeastFloatBlocks = 16;
+constexpr int64_t kLeastFloatBlocks = 8;
 constexpr int64_t kMostFloatBlocks = 64;
 
 // Rows shorter than a block, each with room for one.
