@@ -75,9 +75,9 @@ TORCHBN_ALWAYS_INLINE void set_centers(const Source& source, const Bundle& bundl
   };
   const int64_t rows = power_of_two(lesser(bundle.rows, kSampled));
   const int64_t blocks = power_of_two(lesser(bundle.blocks, kSampled / rows));
-  source.set_centers(
-      sums, pivot,
-      Sample{rows, bundle.rows / rows * bundle.stride, blocks, bundle.blocks / blocks * kLanes});
+  source.set_centers(sums, pivot,
+                     Sample{rows, bundle.rows / rows * bundle.stride, blocks,
+                            2 * (bundle.blocks / blocks) * kLanes});
 }
 
 // The float sums of a bundle as double ones about the pivots. A lane where float does not suffice

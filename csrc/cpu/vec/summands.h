@@ -29,12 +29,13 @@ struct Padded {
   }
 };
 
-// Some of the blocks of a bundle, evenly spread; powers of two of them.
+// Some of the blocks of a bundle, evenly spread; powers of two of them. Those of a row come in
+// pairs, which are a cache line.
 struct Sample {
   int64_t rows;
   int64_t row_step;
   int64_t blocks;
-  int64_t block_step;
+  int64_t pair_step;
 };
 
 // What is summed, over kLanes contiguous elements. Masked lanes add zero, NaN and infinities
@@ -84,10 +85,12 @@ struct Moments {
                                          const Sample& sample) const {
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
       Register<float> total = {};
-      for (int64_t row = 0; row < sample.rows; ++row)
-        for (int64_t block = 0; block < sample.blocks; ++block)
-          total +=
-              load<kFloats>(x + row * sample.row_step + block * sample.block_step + i * kFloats);
+      for (int64_t row = 0; row < sample.rows; ++row) {
+        for (int64_t block = 0; block < sample.blocks; ++block) {
+          const int64_t offset = block / 2 * sample.pair_step + block % 2 * kLanes;
+          total += load<kFloats>(x + row * sample.row_step + offset + i * kFloats);
+        }
+      }
       sums.center[i] = total * broadcast(1.0f / static_cast<float>(sample.rows * sample.blocks));
     });
   }
