@@ -54,6 +54,19 @@ struct GroupSums {
 // Each channel runs begin, add_runs..., finish, map_runs... in this order; channels run
 // concurrently.
 
+// Merges what each channel's chunks have left in `partial`, in their order.
+template <typename Operation>
+void finish_group(const vec::ChannelRange& group, const TwoSums* partial, int64_t chunks,
+                  Operation& op) {
+  for (int64_t i = 0; i < group.size; i += kMaxGroup) {
+    const vec::ChannelRange channels{group.begin + i, std::min(group.size - i, kMaxGroup)};
+    GroupSums sums;
+    for (int64_t c = 0; c < channels.size; ++c)
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) sums.merge(c, *partial++);
+    op.finish(channels, sums.first, sums.second);
+  }
+}
+
 // Groups one after the other, each shared out among all threads: channels too large for one
 // thread's cache, or too few for all threads.
 template <typename Operation, typename AnyTeam>
@@ -87,13 +100,7 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
         });
       }
     });
-    for (int64_t i = 0; i < group.size; i += kMaxGroup) {
-      const int64_t n = std::min(group.size - i, kMaxGroup);
-      GroupSums sums;
-      for (int64_t item = i * chunks.count; item < (i + n) * chunks.count; ++item)
-        sums.merge(item / chunks.count - i, partial[item]);
-      op.finish({group.begin + i, n}, sums.first, sums.second);
-    }
+    finish_group(group, partial.get(), chunks.count, op);
     if (!op.maps_afterwards()) continue;
     team.for_items(items, cost, [&](int64_t begin, int64_t end) {
       for (int64_t item = end; item-- > begin;) {
