@@ -131,7 +131,7 @@ def test_the_prediction_is_that_of_the_kernels():
 
 
 def test_every_kind_of_kernel_has_a_prediction():
-    sources = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").iterdir()
+    sources = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").rglob("*")
                       if path.suffix in (".cu", ".h"))
     kinds = re.findall(r"struct (\w+(?:Reduction|Pass)|Normalize|InputGradient)\b", sources)
     assert set(kinds) == set(traffic.KERNELS)
