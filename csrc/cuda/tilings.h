@@ -99,9 +99,7 @@ struct ChannelsLastTiling {
     return group * (merged_width / plane);
   }
   TORCHBN_HOST_DEVICE int64_t channels_of(int64_t group) const {
-    const int64_t left = channels - first_channel(group);
-    const int64_t full = merged_width / plane;
-    return left < full ? left : full;
+    return lesser(channels - first_channel(group), merged_width / plane);
   }
 
   // The sums of a unit, one for every lane of `pitch` vectors, are a stack of rows of
