@@ -19,14 +19,6 @@
 namespace torchbn::cpu::vec {
 namespace {
 
-template <typename T>
-T value_of(float value) {
-  if constexpr (std::is_same_v<T, double>)
-    return value;
-  else
-    return narrow<T>(value);
-}
-
 // As aligned as torch's tensors.
 template <typename T>
 struct Aligned {
@@ -47,7 +39,7 @@ Vector<T> values(int64_t count) {
   Vector<T> result(count);
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t bits = static_cast<uint32_t>(i + 1) * 2654435761u;
-    result[i] = value_of<T>(static_cast<float>(bits >> 8) * 0x1p-22f - 2);
+    result[i] = round_to<T>(static_cast<float>(bits >> 8) * 0x1p-22f - 2);
   }
   return result;
 }

@@ -92,7 +92,7 @@ class MapsTest : public testing::Test {
       std::memset(static_cast<void*>(expected.data()), kPattern, expected.size() * sizeof(T));
       for_elements(s, [&](int64_t i, int64_t map, int64_t column) {
         const Value result = formula(fused, widen(dy[i]), widen(x[i]), map, column);
-        expected[kZone + i] = narrowed<T>(result);
+        expected[kZone + i] = round_to<T>(result);
       });
     }
     for (int64_t n = 0; n <= alignments; ++n) {

@@ -65,19 +65,11 @@ inline std::string describe(const Strip& s) {
 }
 
 template <typename T>
-T narrowed(double value) {
-  if constexpr (std::is_same_v<T, double>)
-    return value;
-  else
-    return narrow<T>(static_cast<float>(value));
-}
-
-template <typename T>
 std::vector<T> normal_values(int64_t size, unsigned seed) {
   std::mt19937 engine(seed);
   std::normal_distribution<double> draw;
   std::vector<T> values(size);
-  for (T& value : values) value = narrowed<T>(draw(engine));
+  for (T& value : values) value = round_to<T>(draw(engine));
   return values;
 }
 

@@ -41,7 +41,7 @@ std::vector<T> values_of(Values kind, unsigned seed) {
   if (kind == Values::kIntegers) {
     // So small that float sums of 64 squares about the mean of 16 values are exact.
     std::uniform_int_distribution<int> draw(-12, 12);
-    for (T& value : values) value = narrowed<T>(draw(engine));
+    for (T& value : values) value = round_to<T>(draw(engine));
   } else {
     const bool narrow_range = std::is_same_v<T, Float16>;
     std::normal_distribution<double> draw;
@@ -50,7 +50,7 @@ std::vector<T> values_of(Values kind, unsigned seed) {
     int size = 0, left = 0;
     for (T& value : values) {
       if (left-- == 0) size = exponent(engine), left = 40;
-      value = narrowed<T>(std::ldexp(draw(engine), size));
+      value = round_to<T>(std::ldexp(draw(engine), size));
     }
   }
   return values;
@@ -104,7 +104,7 @@ class SumsTest : public testing::Test {
     const int64_t size = span(s);
     for (Values kind : {Values::kIntegers, Values::kNormal, Values::kOfEverySize}) {
       // What lies between the runs must not get into the sums.
-      std::vector<T> x(size, narrowed<T>(std::numeric_limits<double>::quiet_NaN())), dy = x;
+      std::vector<T> x(size, round_to<T>(std::numeric_limits<double>::quiet_NaN())), dy = x;
       for_elements(s, [&](int64_t i, int64_t, int64_t) {
         x[i] = values_[kind].x[i];
         dy[i] = values_[kind].dy[i];
