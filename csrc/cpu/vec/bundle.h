@@ -62,12 +62,10 @@ TORCHBN_ALWAYS_INLINE void add_rows(const Source& source, const Bundle& bundle, 
     add_row(source + row * bundle.stride, bundle, 0, sums, arguments...);
 }
 
-// About the mean of so many of a lane's values, where there are as many.
+// About so many of a lane's values, where there are as many.
 constexpr int64_t kSampled = 16;
 
-template <typename Source, typename Pivot>
-TORCHBN_ALWAYS_INLINE void set_centers(const Source& source, const Bundle& bundle,
-                                       const Pivot& pivot, FloatAccumulator& sums) {
+TORCHBN_ALWAYS_INLINE Sample sample_of(const Bundle& bundle) {
   const auto power_of_two = [](int64_t most) __attribute__((always_inline)) {
     int64_t power = 1;
     while (2 * power <= most) power *= 2;
@@ -75,9 +73,7 @@ TORCHBN_ALWAYS_INLINE void set_centers(const Source& source, const Bundle& bundl
   };
   const int64_t rows = power_of_two(lesser(bundle.rows, kSampled));
   const int64_t blocks = power_of_two(lesser(bundle.blocks, kSampled / rows));
-  source.set_centers(sums, pivot,
-                     Sample{rows, bundle.rows / rows * bundle.stride, blocks,
-                            2 * (bundle.blocks / blocks) * kLanes});
+  return {rows, bundle.rows / rows * bundle.stride, blocks, 2 * (bundle.blocks / blocks) * kLanes};
 }
 
 // The float sums of a bundle as double ones about the pivots. A lane where float does not suffice

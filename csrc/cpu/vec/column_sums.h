@@ -101,10 +101,11 @@ TORCHBN_ALWAYS_INLINE void add_columns(const Source& source, int64_t rows, int64
   if constexpr (kSumsInFloat<T>) {
     if (rows >= kLeastFloatBlocks) {
       const Bundle bundle{rows, 1, 0, stride};
+      const Sample sample = sample_of(bundle);
       FloatColumns columns;
       for (int64_t i = 0; i < width; i += kLanes) {
         FloatAccumulator part = {};
-        set_centers(source + i, bundle, LanePivots(pivots + i), part);
+        (source + i).set_centers(part, LanePivots(pivots + i), sample);
         part.store(columns.first + i, columns.second + i);
         part.store_centers(columns.center + i);
       }

@@ -31,7 +31,7 @@ TORCHBN_ALWAYS_INLINE void add_run(const Source& run, int64_t length, int64_t ro
     if constexpr (kSumsInFloat<T>) {
       if (in_float(bundle)) {
         FloatAccumulator part = {};
-        set_centers(piece, bundle, pivot, part);
+        piece.set_centers(part, pivot, sample_of(bundle));
         add_row(piece, bundle, ahead, part);
         sums += to_double(part, piece, bundle, pivot);
         continue;
@@ -51,6 +51,7 @@ TORCHBN_ALWAYS_INLINE void add_bundles(const Source& source, const Strip& strip,
                                        const Lookahead& lookahead, const double* pivots,
                                        Lanes* lanes) {
   FloatAccumulator parts[kRunsTogether];
+  const Sample sample = sample_of(bundle);
   for (int64_t first = 0; first < strip.runs; first += kRunsTogether) {
     const int64_t runs = lesser(strip.runs - first, kRunsTogether);
     const auto run = [&](int64_t i) __attribute__((always_inline)) {
@@ -58,7 +59,7 @@ TORCHBN_ALWAYS_INLINE void add_bundles(const Source& source, const Strip& strip,
     };
     for (int64_t i = 0; i < runs; ++i) {
       parts[i] = {};
-      set_centers(run(i), bundle, SharedPivot(pivots[first + i]), parts[i]);
+      run(i).set_centers(parts[i], SharedPivot(pivots[first + i]), sample);
     }
     for (int64_t row = 0; row < bundle.rows; ++row) {
       for (int64_t i = 0; i < runs; ++i)

@@ -79,7 +79,7 @@ struct Moments {
     });
   }
 
-  // The mean of a sample. That of equal values is exact.
+  // The means of a sample. Those of equal values are exact.
   template <typename Pivot>
   TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot&,
                                          const Sample& sample) const {
@@ -165,7 +165,7 @@ struct Gradients {
     });
   }
 
-  // The high part of the mean.
+  // The high parts of the means.
   template <typename Pivot>
   TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot& mean,
                                          const Sample&) const {
