@@ -71,11 +71,17 @@ TORCHBN_ALWAYS_INLINE Map for_values_of(const Map& map) {
     return map;
 }
 
-// Of maps that are arrays of each coefficient.
-template <template <typename> typename Map, typename V>
-TORCHBN_ALWAYS_INLINE void set(const Map<V*>& maps, int64_t i, const Map<V>& map) {
-  maps.each(
-      map, [i](V * values, V value) __attribute__((always_inline)) { return values[i] = value; });
+// Of maps that are arrays of each coefficient, those from `first` on: map(i) for each of
+// `channels`.
+template <typename T, typename Maps, typename F>
+TORCHBN_ALWAYS_INLINE void set_maps(const Maps& maps, int64_t first, const ChannelRange& channels,
+                                    const F& map) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < channels.size; ++i)
+    maps.each(
+        for_values_of<T>(map(i)), [&](auto* values, auto value) __attribute__((always_inline)) {
+          return values[first + i] = value;
+        });
 }
 
 template <typename T>
@@ -89,17 +95,15 @@ void finish_training(const TrainProblem& problem, const ChannelRange& range, con
     TrainProblem block = problem;
     block.weight = weight.read();
     block.bias = bias.read();
-    // Updated in any case, and stored where there are some.
+    // Updated in any case, and stored where there are some: a branch would not be vectorised.
     block.running = {mean.write(), var.write(), nullptr, factor, false};
     block.save_mean += channels.begin;
     block.save_invstd += channels.begin;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < channels.size; ++i) {
-      const int64_t at = begin + i;
-      set(maps, at,
-          for_values_of<T>(torchbn::finish_training<Compute<T>>(
-              block, i, ShiftedSums{first[at], second[at]}, pivots[at])));
-    }
+    set_maps<T>(
+        maps, begin, channels, [&](int64_t i) __attribute__((always_inline)) {
+          const ShiftedSums sums{first[begin + i], second[begin + i]};
+          return torchbn::finish_training<Compute<T>>(block, i, sums, pivots[begin + i]);
+        });
     mean.store(running.mean, channels);
     var.store(running.var, channels);
   });
@@ -118,9 +122,10 @@ void finish_inference(const InferenceProblem& problem, const ChannelRange& range
     block.running_var = var.read();
     block.save_mean += channels.begin;
     block.save_invstd += channels.begin;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < channels.size; ++i)
-      set(maps, begin + i, for_values_of<T>(torchbn::finish_inference<Compute<T>>(block, i)));
+    set_maps<T>(
+        maps, begin, channels, [&](int64_t i) __attribute__((always_inline)) {
+          return torchbn::finish_inference<Compute<T>>(block, i);
+        });
   });
 }
 
@@ -149,13 +154,11 @@ void training_gradient(const BackwardProblem& problem, const ChannelRange& range
     block.weight = weight.read();
     block.mean += channels.begin;
     block.invstd += channels.begin;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < channels.size; ++i) {
-      const int64_t at = begin + i;
-      set(maps, at,
-          for_values_of<T>(torchbn::training_gradient<Compute<T>>(
-              block, i, GradientSums{first[at], second[at]})));
-    }
+    set_maps<T>(
+        maps, begin, channels, [&](int64_t i) __attribute__((always_inline)) {
+          const GradientSums sums{first[begin + i], second[begin + i]};
+          return torchbn::training_gradient<Compute<T>>(block, i, sums);
+        });
   });
 }
 
@@ -167,9 +170,10 @@ void evaluation_gradient(const BackwardProblem& problem, const ChannelRange& ran
     BackwardProblem block = problem;
     block.weight = weight.read();
     block.invstd += channels.begin;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < channels.size; ++i)
-      set(maps, begin + i, for_values_of<T>(torchbn::evaluation_gradient<Compute<T>>(block, i)));
+    set_maps<T>(
+        maps, begin, channels, [&](int64_t i) __attribute__((always_inline)) {
+          return torchbn::evaluation_gradient<Compute<T>>(block, i);
+        });
   });
 }
 

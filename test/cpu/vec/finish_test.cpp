@@ -120,26 +120,26 @@ struct Channels {
         grad_bias(kind, numbers(9)) {}
 
   TrainProblem train() {
-    TrainProblem problem;
-    problem.extent = extent;
-    problem.weight = weight.read();
-    problem.bias = bias.read();
+    TrainProblem problem = forward<TrainProblem>();
     problem.running = {running_mean.write(), running_var.write(),
                        running_mean.write().present() ? &batches : nullptr, 0.1, cumulative};
     problem.eps = 1e-5;
-    problem.save_mean = mean.data();
-    problem.save_invstd = invstd.data();
     return problem;
   }
   InferenceProblem inference() {
-    InferenceProblem problem;
-    problem.extent = extent;
-    problem.weight = weight.read();
-    problem.bias = bias.read();
+    InferenceProblem problem = forward<InferenceProblem>();
     // These are always there.
     problem.running_mean = running_mean.memory().read();
     problem.running_var = running_var.memory().read();
     problem.eps = 0;
+    return problem;
+  }
+  template <typename Problem>
+  Problem forward() {
+    Problem problem;
+    problem.extent = extent;
+    problem.weight = weight.read();
+    problem.bias = bias.read();
     problem.save_mean = mean.data();
     problem.save_invstd = invstd.data();
     return problem;
