@@ -1,7 +1,7 @@
 #pragma once
 
 #include "core/finish_channel.h"
-#include "core/packet.h"
+#include "core/thread_sums.h"
 
 namespace torchbn::cuda {
 

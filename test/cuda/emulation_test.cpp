@@ -13,8 +13,8 @@
 
 #include "core/affine.h"
 #include "core/gradient.h"
-#include "core/packet.h"
 #include "core/statistics.h"
+#include "core/thread_sums.h"
 #include "cuda/launch_policy.h"
 #include "cuda/thread/reductions.h"
 #include "cuda/thread/transforms.h"

@@ -9,8 +9,9 @@ more than float64, so that float64 results can be judged as well. The bounds are
   |weight * xhat| + |bias|, doubled for slack;
 - sums, which are kept in double: count * 2^-52 in the worst order, times 1 + d^2 for the variance,
   d being the distance in standard deviations of the furthest value, which may be the pivot;
-- half inputs are summed in float32, up to 32 values at a time: 32 * 2^-24 standard deviations for
-  the mean, and for the variance the relative 1e-6 that is promised for every type;
+- half inputs, and on a GPU those of float32, are summed in float32, up to 32 or 16 values at a time:
+  as many times 2^-24 standard deviations for the mean, and for the variance the relative 1e-6 that
+  is promised for every type;
 - sums of products of gradients, of which up to 16 at a time, 32 of half inputs, may be added in the
   arithmetic of the elements: as many halves of a unit.
 """
@@ -92,14 +93,15 @@ class Normalization:
 
         # Errors of the batch's mean and, relatively, variance, and that of xhat that comes with them.
         self.half = self.dtype in (torch.bfloat16, torch.float16)
+        floats = 32 if self.half else 16 if input.is_cuda and self.dtype == torch.float32 else 0
         self.mean_error = 0 * ones
         if self.training:
             std = np.sqrt(self.var)
             spread = np.abs(centered).max(axis=(0, 2)) / np.where(std == 0, 1, std)
             self.var_error = self.count * EPS64 * (1 + spread**2)
-            if self.half:
+            if floats:
                 self.var_error = self.var_error + Real(1e-6)
-                self.mean_error = 32 * Real(2) ** -24 * std
+                self.mean_error = floats * Real(2) ** -24 * std
         else:
             self.var_error = 4 * EPS64 * np.ones_like(self.mean)
         self.xhat_error = _channels(self.var_error) * (np.abs(self.xhat) + 1) \

@@ -109,6 +109,13 @@ def errors_of(results, truth):
             for name, value in truth.items() if "num_batches" not in name}
 
 
+@pytest.fixture(autouse=True)
+def convolutions_in_float32():
+    """On a GPU they are in TF32 otherwise, whose rounding hides everything else."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 def check(name, device, layout, mode):
     x, (torchs_step, true_step), state, (torchs_output, true_output) = \
         torchs_results(name, device, layout, checkpoints=mode == "eager")

@@ -5,58 +5,86 @@
 #include "core/affine.h"
 #include "core/channel_vector.h"
 #include "core/gradient.h"
-#include "core/packet.h"
 #include "core/statistics.h"
+#include "core/thread_sums.h"
 #include "cuda/thread/vector.h"
 #include "cuda/thread/walk.h"
 
 namespace torchbn::cuda {
 
-// What one thread adds up. A reduction is a type: what it loads, how the values join a packet, and
-// how a packet joins the sums. `Center` is what is subtracted from a channel's values. All loops
-// over vectors and lanes have constant bounds: nvcc unrolls them, which keeps the arrays in
-// registers.
+// What one thread adds up. A reduction is a type: what it loads, and how values join the sums of a
+// lane, all its own channel's in channels-last, one for all lanes where a channel owns the whole
+// vector. All loops over vectors and lanes have constant bounds: nvcc unrolls them, which keeps the
+// arrays in registers.
+
+// Of a chunk, in rounds of so many values for each sum.
+template <typename T>
+TORCHBN_HOST_DEVICE constexpr int rounds_of_chunk(int values) {
+  const int most = sizeof(T) == 2 ? 2 * kMostFloats : kMostFloats;
+  return values < most ? most / values : 1;
+}
 
 // The moments of the input about each channel's first value.
 template <typename T, int kWidth>
 struct MomentReduction {
+  using Value = T;
   using Sums = ShiftedSums;
-  using Center = Compute<T>;
+  using Lane = ThreadMoments<Compute<T>>;
   static constexpr int kVectorWidth = kWidth;
-  // Vectors in flight per thread, along a channel and across rows, where a packet is only as long
-  // as this number. More of them cost registers: with 128 and less, two blocks fit a
-  // multiprocessor.
+  // Vectors in flight per thread, along a channel and across rows. More of them cost registers.
   static constexpr int kVectorsAlong = kWidth > 1 ? 4 : 8;
   static constexpr int kVectorsAcross = kWidth > 4 ? 4 : 8;
 
   struct Item {
     Vector<T, kWidth> x;
   };
-  template <int kCount>
-  struct Packet {
-    Compute<T> x[kCount];
-  };
 
   const T* input;   // or the copy of a part of it that the walk is over
   const T* tensor;  // the input itself
   bool aligned;
 
-  TORCHBN_HOST_DEVICE Center center(int64_t, int64_t first_value) const {
-    return static_cast<Center>(pivot_from(to_compute(tensor[first_value])));
+  TORCHBN_HOST_DEVICE Lane lane(int64_t) const { return {}; }
+  TORCHBN_HOST_DEVICE Sums sums_of(const Lane& lane, int64_t count, int64_t first_value) const {
+    return lane.about(pivot_from(to_compute(tensor[first_value])), count);
   }
+
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
     return {load_vector<T, kWidth>(input + offset, aligned)};
   }
-  template <int kCount>
-  TORCHBN_HOST_DEVICE static void put(Packet<kCount>& packet, int at, const Item& item, int lane) {
-    packet.x[at] = to_compute(item.x.lane[lane]);
+  // Of a vector only so many values, the first ones.
+  TORCHBN_HOST_DEVICE Item load_short(int64_t offset, int present) const {
+    return {load_values<T, kWidth>(input + offset, present)};
   }
-  TORCHBN_HOST_DEVICE Packet<1> load_one(int64_t offset) const {
-    return {{to_compute(input[offset])}};
-  }
+
+  // What a lane's values lie about, from `count` vectors.
   template <int kCount>
-  TORCHBN_HOST_DEVICE static void add(Sums& sums, const Packet<kCount>& packet, Center center) {
-    add_packet(sums, packet.x, center);
+  TORCHBN_HOST_DEVICE static void choose_center(Lane& lane, const Item (&items)[kCount], int count,
+                                                int from, int to) {
+    Compute<T> total = 0;
+    Compute<T> least = to_compute(items[0].x.lane[from]);
+    Compute<T> greatest = least;
+    for (int v = 0; v < kCount; ++v) {
+      if (v >= count) continue;
+      for (int w = from; w < to; ++w) {
+        const Compute<T> x = to_compute(items[v].x.lane[w]);
+        total += x;
+        least = x < least ? x : least;
+        greatest = x > greatest ? x : greatest;
+      }
+    }
+    lane.choose_center(total, count * (to - from), least, greatest);
+  }
+  TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item) {
+    Compute<T> x[kWidth];
+    for (int w = 0; w < kWidth; ++w) x[w] = to_compute(item.x.lane[w]);
+    lane.add(x);
+  }
+  TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item, int w) {
+    const Compute<T> x[] = {to_compute(item.x.lane[w])};
+    lane.add(x);
+  }
+  TORCHBN_HOST_DEVICE static void add_in_double(Lane& lane, const Item& item, int w) {
+    lane.add_in_double(to_compute(item.x.lane[w]));
   }
 };
 
@@ -64,8 +92,9 @@ struct MomentReduction {
 // where weight needs no gradient) any tensor of its size will do: only sum(dy) has a meaning then.
 template <typename T, int kWidth>
 struct GradientReduction {
+  using Value = T;
   using Sums = GradientSums;
-  using Center = Compute<T>;
+  using Lane = ThreadGradients<Compute<T>>;
   static constexpr int kVectorWidth = kWidth;
   static constexpr int kVectorsAlong = kWidth > 1 ? 2 : 4;
   static constexpr int kVectorsAcross = kWidth > 4 ? 2 : 4;
@@ -74,35 +103,46 @@ struct GradientReduction {
     Vector<T, kWidth> dy;
     Vector<T, kWidth> x;
   };
-  template <int kCount>
-  struct Packet {
-    Compute<T> dy[kCount];
-    Compute<T> x[kCount];
-  };
 
   const T* grad_output;
   const T* input;
   const double* mean;  // [C]
   bool aligned;
 
-  TORCHBN_HOST_DEVICE Center center(int64_t channel, int64_t) const {
-    return static_cast<Center>(mean[channel]);
+  TORCHBN_HOST_DEVICE Lane lane(int64_t channel) const {
+    Lane lane;
+    lane.center = static_cast<Compute<T>>(mean[channel]);
+    return lane;
   }
+  TORCHBN_HOST_DEVICE Sums sums_of(const Lane& lane, int64_t, int64_t) const { return lane.sums; }
+
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
     return {load_vector<T, kWidth>(grad_output + offset, aligned),
             load_vector<T, kWidth>(input + offset, aligned)};
   }
-  template <int kCount>
-  TORCHBN_HOST_DEVICE static void put(Packet<kCount>& packet, int at, const Item& item, int lane) {
-    packet.dy[at] = to_compute(item.dy.lane[lane]);
-    packet.x[at] = to_compute(item.x.lane[lane]);
+  TORCHBN_HOST_DEVICE Item load_short(int64_t offset, int present) const {
+    return {load_values<T, kWidth>(grad_output + offset, present),
+            load_values<T, kWidth>(input + offset, present)};
   }
-  TORCHBN_HOST_DEVICE Packet<1> load_one(int64_t offset) const {
-    return {{to_compute(grad_output[offset])}, {to_compute(input[offset])}};
-  }
+
   template <int kCount>
-  TORCHBN_HOST_DEVICE static void add(Sums& sums, const Packet<kCount>& packet, Center center) {
-    add_packet(sums, packet.dy, packet.x, center);
+  TORCHBN_HOST_DEVICE static void choose_center(Lane&, const Item (&)[kCount], int, int, int) {}
+  TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item) {
+    Compute<T> dy[kWidth];
+    Compute<T> x[kWidth];
+    for (int w = 0; w < kWidth; ++w) {
+      dy[w] = to_compute(item.dy.lane[w]);
+      x[w] = to_compute(item.x.lane[w]);
+    }
+    lane.add(dy, x);
+  }
+  TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item, int w) {
+    const Compute<T> dy[] = {to_compute(item.dy.lane[w])};
+    const Compute<T> x[] = {to_compute(item.x.lane[w])};
+    lane.add(dy, x);
+  }
+  TORCHBN_HOST_DEVICE static void add_in_double(Lane& lane, const Item& item, int w) {
+    lane.add_in_double(to_compute(item.dy.lane[w]), to_compute(item.x.lane[w]));
   }
 };
 
@@ -111,8 +151,8 @@ struct GradientReduction {
 template <typename T, int kWidth>
 struct EvaluationReduction : GradientReduction<T, kWidth> {
   using Base = GradientReduction<T, kWidth>;
-  struct Center {
-    Compute<T> mean;
+  using Item = typename Base::Item;
+  struct Lane : Base::Lane {
     Compute<T> scale;
   };
 
@@ -120,34 +160,26 @@ struct EvaluationReduction : GradientReduction<T, kWidth> {
   ChannelVector weight;
   T* output;  // grad_input
 
-  TORCHBN_HOST_DEVICE Center center(int64_t channel, int64_t first_value) const {
+  TORCHBN_HOST_DEVICE Lane lane(int64_t channel) const {
     return {
-        Base::center(channel, first_value),
+        Base::lane(channel),
         fold_evaluation_gradient<Compute<T>>(invstd[channel], weight.load_or(channel, 1)).scale};
   }
-  template <int kCount>
-  TORCHBN_HOST_DEVICE static void add(GradientSums& sums,
-                                      const typename Base::template Packet<kCount>& packet,
-                                      const Center& center) {
-    Base::add(sums, packet, center.mean);
-  }
-  // `centers` are those of the lanes; kPerLane is false where one channel owns the whole vector.
+  // `lanes` are those of the vector; kPerLane is false where one channel owns all of it.
   template <bool kPerLane>
-  TORCHBN_HOST_DEVICE void map(int64_t offset, const typename Base::Item& item,
-                               const Center* centers) const {
+  TORCHBN_HOST_DEVICE void map(int64_t offset, const Item& item, const Lane* lanes) const {
     Vector<T, kWidth> result;
-    for (int w = 0; w < kWidth; ++w)
-      result.lane[w] = mapped(to_compute(item.dy.lane[w]), centers[kPerLane ? w : 0]);
+    for (int w = 0; w < kWidth; ++w) result.lane[w] = mapped(item, w, lanes[kPerLane ? w : 0]);
     store_vector(output + offset, result, this->aligned);
   }
-  TORCHBN_HOST_DEVICE void map_one(int64_t offset, const typename Base::template Packet<1>& packet,
-                                   const Center& center) const {
-    output[offset] = mapped(packet.dy[0], center);
+  TORCHBN_HOST_DEVICE void map_one(int64_t offset, const Item& item, int w,
+                                   const Lane& lane) const {
+    output[offset + w] = mapped(item, w, lane);
   }
 
  private:
-  static TORCHBN_HOST_DEVICE T mapped(Compute<T> dy, const Center& center) {
-    return from_compute<T>(Affine<Compute<T>>{0, center.scale, 0}(dy));
+  static TORCHBN_HOST_DEVICE T mapped(const Item& item, int w, const Lane& lane) {
+    return from_compute<T>(Affine<Compute<T>>{0, lane.scale, 0}(to_compute(item.dy.lane[w])));
   }
 };
 
@@ -157,43 +189,70 @@ inline constexpr bool kMaps = false;
 template <typename T, int kWidth>
 inline constexpr bool kMaps<EvaluationReduction<T, kWidth>> = true;
 
-// A thread's share of a part of one channel. All vectors of a round are in flight before the first
-// is used; a round that is not full is added vector by vector.
+// Adds a thread's vectors to its lanes: one for each lane of a vector, or where kLanes is 1, one for
+// all. Vectors of a round are in flight before the first of them is used. A chunk that is not to be
+// added in float is read again.
+template <int kLanes, int kVectors, typename Reduction, typename Tiling, typename Walk>
+TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, const Tiling& tiling, Walk& walk,
+                                     typename Reduction::Lane (&lanes)[kLanes]) {
+  constexpr int kWidth = Reduction::kVectorWidth;
+  constexpr int kRounds =
+      rounds_of_chunk<typename Reduction::Value>(kVectors * (kLanes == 1 ? kWidth : 1));
+  const auto lane_of = [&](int w) -> typename Reduction::Lane& { return lanes[kLanes == 1 ? 0 : w]; };
+
+  bool first_round = true;
+  while (walk.left > 0) {
+    Walk again = walk;
+    for (int round = 0; round < kRounds && walk.left > 0; ++round) {
+      typename Reduction::Item items[kVectors];
+      [[maybe_unused]] int64_t offsets[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        if (v >= walk.left) continue;
+        offsets[v] = walk.next;
+        items[v] = reduction.load(walk.from());
+        walk.step(tiling);
+      }
+      const int count = static_cast<int>(lesser(walk.left, kVectors));
+      if (first_round) {
+        for (int lane = 0; lane < kLanes; ++lane)
+          Reduction::choose_center(lanes[lane], items, count, lane, kLanes == 1 ? kWidth : lane + 1);
+        first_round = false;
+      }
+      for (int v = 0; v < kVectors; ++v) {
+        if (v >= count) continue;
+        if constexpr (kMaps<Reduction>)
+          reduction.template map<(kLanes > 1)>(offsets[v], items[v], lanes);
+        if constexpr (kLanes == 1)
+          Reduction::add(lanes[0], items[v]);
+        else
+          for (int w = 0; w < kWidth; ++w) Reduction::add(lanes[w], items[v], w);
+      }
+      walk.left -= count;
+    }
+
+    bool in_range = true;
+    for (const auto& lane : lanes) in_range = in_range && lane.in_range();
+    if (!in_range) {
+      for (auto& lane : lanes) lane.drop_chunk();
+      for (; again.left > walk.left; --again.left) {
+        const auto item = reduction.load(again.from());
+        for (int w = 0; w < kWidth; ++w) Reduction::add_in_double(lane_of(w), item, w);
+        again.step(tiling);
+      }
+    }
+    for (auto& lane : lanes) lane.end_chunk();
+  }
+}
+
+// A thread's share of a part of one channel.
 template <typename Reduction, typename Walk>
 TORCHBN_HOST_DEVICE typename Reduction::Sums accumulate(const Reduction& reduction,
                                                         const ChannelsFirstTiling& tiling,
                                                         Walk walk) {
-  constexpr int kWidth = Reduction::kVectorWidth;
-  constexpr int kVectors = Reduction::kVectorsAlong;
-  typename Reduction::Sums sums;
-  const auto center = reduction.center(walk.channel, walk.first_value(tiling));
-  for (; walk.left > 0; walk.left -= kVectors) {
-    typename Reduction::Item items[kVectors];
-    [[maybe_unused]] int64_t offsets[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      if (v >= walk.left) continue;
-      offsets[v] = walk.next;
-      items[v] = reduction.load(walk.from());
-      walk.step(tiling);
-    }
-    if constexpr (kMaps<Reduction>)
-      for (int v = 0; v < kVectors; ++v)
-        if (v < walk.left) reduction.template map<false>(offsets[v], items[v], &center);
-    if (walk.left >= kVectors) {
-      typename Reduction::template Packet<kVectors * kWidth> packet;
-      for (int v = 0; v < kVectors; ++v)
-        for (int w = 0; w < kWidth; ++w) Reduction::put(packet, v * kWidth + w, items[v], w);
-      Reduction::add(sums, packet, center);
-      continue;
-    }
-    for (int v = 0; v < kVectors; ++v) {
-      if (v >= walk.left) continue;
-      typename Reduction::template Packet<kWidth> packet;
-      for (int w = 0; w < kWidth; ++w) Reduction::put(packet, w, items[v], w);
-      Reduction::add(sums, packet, center);
-    }
-  }
-  return sums;
+  const int64_t count = walk.left * Reduction::kVectorWidth;
+  typename Reduction::Lane lanes[] = {reduction.lane(walk.channel)};
+  add_vectors<1, Reduction::kVectorsAlong>(reduction, tiling, walk, lanes);
+  return reduction.sums_of(lanes[0], count, walk.first_value(tiling));
 }
 
 // One sum per lane of a thread's column.
@@ -202,53 +261,35 @@ struct LaneSums {
   typename Reduction::Sums lane[Reduction::kVectorWidth];
 };
 
-// A thread's share of a tile. A packet is what one lane finds in the rows of a round.
+// A thread's share of a tile.
 template <typename Reduction, typename Walk>
 TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction,
                                                    const ChannelsLastTiling& tiling, Walk walk) {
   constexpr int kWidth = Reduction::kVectorWidth;
-  constexpr int kVectors = Reduction::kVectorsAcross;
+  const int64_t count = walk.left;
+  typename Reduction::Lane lanes[kWidth];
+  LaneChannel of_lane = walk.first_lane;
+  for (int w = 0; w < kWidth; ++w) {
+    lanes[w] = reduction.lane(of_lane.channel);
+    of_lane.step(tiling);
+  }
+  add_vectors<kWidth, Reduction::kVectorsAcross>(reduction, tiling, walk, lanes);
+
+  if (walk.short_vector > 0) {
+    const auto item = reduction.load_short(walk.from(), walk.short_vector);
+    for (int w = 0; w < kWidth; ++w) {
+      if (w >= walk.short_vector) continue;
+      if (count == 0) Reduction::choose_center(lanes[w], {item}, 1, w, w + 1);
+      if constexpr (kMaps<Reduction>) reduction.map_one(walk.next, item, w, lanes[w]);
+      Reduction::add_in_double(lanes[w], item, w);
+    }
+  }
   LaneSums<Reduction> sums;
-  typename Reduction::Center center[kWidth];
-  LaneChannel lane = walk.first_lane;
+  of_lane = walk.first_lane;
   for (int w = 0; w < kWidth; ++w) {
-    center[w] = reduction.center(lane.channel, lane.first_value(tiling));
-    lane.step(tiling);
-  }
-  for (; walk.left > 0; walk.left -= kVectors) {
-    typename Reduction::Item items[kVectors];
-    [[maybe_unused]] const int64_t first = walk.next;
-    for (int v = 0; v < kVectors; ++v) {
-      if (v >= walk.left) continue;
-      items[v] = reduction.load(walk.from());
-      walk.step(tiling);
-    }
-    if constexpr (kMaps<Reduction>)
-      for (int v = 0; v < kVectors; ++v)
-        if (v < walk.left)
-          reduction.template map<true>(first + v * Walk::distance(tiling), items[v], center);
-    if (walk.left >= kVectors) {
-      for (int w = 0; w < kWidth; ++w) {
-        typename Reduction::template Packet<kVectors> packet;
-        for (int v = 0; v < kVectors; ++v) Reduction::put(packet, v, items[v], w);
-        Reduction::add(sums.lane[w], packet, center[w]);
-      }
-      continue;
-    }
-    for (int v = 0; v < kVectors; ++v) {
-      if (v >= walk.left) continue;
-      for (int w = 0; w < kWidth; ++w) {
-        typename Reduction::template Packet<1> packet;
-        Reduction::put(packet, 0, items[v], w);
-        Reduction::add(sums.lane[w], packet, center[w]);
-      }
-    }
-  }
-  for (int w = 0; w < kWidth; ++w) {
-    if (w >= walk.short_vector) continue;
-    const auto packet = reduction.load_one(walk.from() + w);
-    if constexpr (kMaps<Reduction>) reduction.map_one(walk.next + w, packet, center[w]);
-    Reduction::add(sums.lane[w], packet, center[w]);
+    sums.lane[w] = reduction.sums_of(lanes[w], count + (w < walk.short_vector ? 1 : 0),
+                                     of_lane.first_value(tiling));
+    of_lane.step(tiling);
   }
   return sums;
 }
