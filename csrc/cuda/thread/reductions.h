@@ -61,12 +61,12 @@ struct MomentReduction {
   TORCHBN_HOST_DEVICE static void choose_center(Lane& lane, const Item (&items)[kCount], int count,
                                                 int from, int to) {
     Compute<T> total = 0;
-    Compute<T> least = to_compute(items[0].x.lane[from]);
+    Compute<T> least = to_compute(items[0].x.get(from));
     Compute<T> greatest = least;
     for (int v = 0; v < kCount; ++v) {
       if (v >= count) continue;
       for (int w = from; w < to; ++w) {
-        const Compute<T> x = to_compute(items[v].x.lane[w]);
+        const Compute<T> x = to_compute(items[v].x.get(w));
         total += x;
         least = x < least ? x : least;
         greatest = x > greatest ? x : greatest;
@@ -76,15 +76,15 @@ struct MomentReduction {
   }
   TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item) {
     Compute<T> x[kWidth];
-    for (int w = 0; w < kWidth; ++w) x[w] = to_compute(item.x.lane[w]);
+    for (int w = 0; w < kWidth; ++w) x[w] = to_compute(item.x.get(w));
     lane.add(x);
   }
   TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item, int w) {
-    const Compute<T> x[] = {to_compute(item.x.lane[w])};
+    const Compute<T> x[] = {to_compute(item.x.get(w))};
     lane.add(x);
   }
   TORCHBN_HOST_DEVICE static void add_in_double(Lane& lane, const Item& item, int w) {
-    lane.add_in_double(to_compute(item.x.lane[w]));
+    lane.add_in_double(to_compute(item.x.get(w)));
   }
 };
 
@@ -131,18 +131,18 @@ struct GradientReduction {
     Compute<T> dy[kWidth];
     Compute<T> x[kWidth];
     for (int w = 0; w < kWidth; ++w) {
-      dy[w] = to_compute(item.dy.lane[w]);
-      x[w] = to_compute(item.x.lane[w]);
+      dy[w] = to_compute(item.dy.get(w));
+      x[w] = to_compute(item.x.get(w));
     }
     lane.add(dy, x);
   }
   TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item, int w) {
-    const Compute<T> dy[] = {to_compute(item.dy.lane[w])};
-    const Compute<T> x[] = {to_compute(item.x.lane[w])};
+    const Compute<T> dy[] = {to_compute(item.dy.get(w))};
+    const Compute<T> x[] = {to_compute(item.x.get(w))};
     lane.add(dy, x);
   }
   TORCHBN_HOST_DEVICE static void add_in_double(Lane& lane, const Item& item, int w) {
-    lane.add_in_double(to_compute(item.dy.lane[w]), to_compute(item.x.lane[w]));
+    lane.add_in_double(to_compute(item.dy.get(w)), to_compute(item.x.get(w)));
   }
 };
 
@@ -168,18 +168,18 @@ struct EvaluationReduction : GradientReduction<T, kWidth> {
   // `lanes` are those of the vector; kPerLane is false where one channel owns all of it.
   template <bool kPerLane>
   TORCHBN_HOST_DEVICE void map(int64_t offset, const Item& item, const Lane* lanes) const {
-    Vector<T, kWidth> result;
-    for (int w = 0; w < kWidth; ++w) result.lane[w] = mapped(item, w, lanes[kPerLane ? w : 0]);
-    store_vector(output + offset, result, this->aligned);
+    Compute<T> result[kWidth];
+    for (int w = 0; w < kWidth; ++w) result[w] = mapped(item, w, lanes[kPerLane ? w : 0]);
+    store_vector(output + offset, vector_from_compute<T>(result), this->aligned);
   }
   TORCHBN_HOST_DEVICE void map_one(int64_t offset, const Item& item, int w,
                                    const Lane& lane) const {
-    output[offset + w] = mapped(item, w, lane);
+    output[offset + w] = from_compute<T>(mapped(item, w, lane));
   }
 
  private:
-  static TORCHBN_HOST_DEVICE T mapped(const Item& item, int w, const Lane& lane) {
-    return from_compute<T>(Affine<Compute<T>>{0, lane.scale, 0}(to_compute(item.dy.lane[w])));
+  static TORCHBN_HOST_DEVICE Compute<T> mapped(const Item& item, int w, const Lane& lane) {
+    return Affine<Compute<T>>{0, lane.scale, 0}(to_compute(item.dy.get(w)));
   }
 };
 
@@ -189,16 +189,17 @@ inline constexpr bool kMaps = false;
 template <typename T, int kWidth>
 inline constexpr bool kMaps<EvaluationReduction<T, kWidth>> = true;
 
-// Adds a thread's vectors to its lanes: one for each lane of a vector, or where kLanes is 1, one for
-// all. Vectors of a round are in flight before the first of them is used. A chunk that is not to be
-// added in float is read again.
+// Adds a thread's vectors to its lanes: one for each lane of a vector, or where kLanes is 1, one
+// for all. Vectors of a round are in flight before the first of them is used. A chunk that is not
+// to be added in float is read again.
 template <int kLanes, int kVectors, typename Reduction, typename Tiling, typename Walk>
 TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, const Tiling& tiling, Walk& walk,
                                      typename Reduction::Lane (&lanes)[kLanes]) {
   constexpr int kWidth = Reduction::kVectorWidth;
   constexpr int kRounds =
       rounds_of_chunk<typename Reduction::Value>(kVectors * (kLanes == 1 ? kWidth : 1));
-  const auto lane_of = [&](int w) -> typename Reduction::Lane& { return lanes[kLanes == 1 ? 0 : w]; };
+  const auto lane_of = [&](int w) ->
+      typename Reduction::Lane& { return lanes[kLanes == 1 ? 0 : w]; };
 
   bool first_round = true;
   while (walk.left > 0) {
@@ -215,7 +216,8 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, const Tiling& t
       const int count = static_cast<int>(lesser(walk.left, kVectors));
       if (first_round) {
         for (int lane = 0; lane < kLanes; ++lane)
-          Reduction::choose_center(lanes[lane], items, count, lane, kLanes == 1 ? kWidth : lane + 1);
+          Reduction::choose_center(lanes[lane], items, count, lane,
+                                   kLanes == 1 ? kWidth : lane + 1);
         first_round = false;
       }
       for (int v = 0; v < kVectors; ++v) {

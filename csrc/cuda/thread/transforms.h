@@ -19,7 +19,7 @@ struct Normalize {
   using Value = T;
   using Coefficients = Affine<Compute<T>>;
   static constexpr int kVectorWidth = kWidth;
-  static constexpr int kVectors = kWidth > 1 ? 4 : 8;  // in flight per thread
+  static constexpr int kVectors = kWidth > 1 || sizeof(T) == 8 ? 4 : 8;  // in flight per thread
 
   struct Item {
     Vector<T, kWidth> x;
@@ -34,8 +34,9 @@ struct Normalize {
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
     return {load_vector<T, kWidth>(input + offset, aligned)};
   }
-  TORCHBN_HOST_DEVICE static T apply(const Coefficients& affine, const Item& item, int lane) {
-    return from_compute<T>(affine(to_compute(item.x.lane[lane])));
+  TORCHBN_HOST_DEVICE static Compute<T> apply(const Coefficients& affine, const Item& item,
+                                              int lane) {
+    return affine(to_compute(item.x.get(lane)));
   }
   TORCHBN_HOST_DEVICE T apply_one(const Coefficients& affine, int64_t offset) const {
     return from_compute<T>(affine(to_compute(input[offset])));
@@ -48,7 +49,7 @@ struct InputGradient {
   using Value = T;
   using Coefficients = GradientCoefficients<Compute<T>>;
   static constexpr int kVectorWidth = kWidth;
-  static constexpr int kVectors = kWidth > 1 ? 2 : 4;
+  static constexpr int kVectors = kWidth > 1 || sizeof(T) == 8 ? 2 : 4;
 
   struct Item {
     Vector<T, kWidth> dy;
@@ -66,8 +67,9 @@ struct InputGradient {
     return {load_vector<T, kWidth>(grad_output + offset, aligned),
             load_vector<T, kWidth>(input + offset, aligned)};
   }
-  TORCHBN_HOST_DEVICE static T apply(const Coefficients& gradient, const Item& item, int lane) {
-    return from_compute<T>(gradient(to_compute(item.dy.lane[lane]), to_compute(item.x.lane[lane])));
+  TORCHBN_HOST_DEVICE static Compute<T> apply(const Coefficients& gradient, const Item& item,
+                                              int lane) {
+    return gradient(to_compute(item.dy.get(lane)), to_compute(item.x.get(lane)));
   }
   TORCHBN_HOST_DEVICE T apply_one(const Coefficients& gradient, int64_t offset) const {
     return from_compute<T>(gradient(to_compute(grad_output[offset]), to_compute(input[offset])));
@@ -93,10 +95,11 @@ TORCHBN_HOST_DEVICE void transform_vectors(const Transform& transform, const Til
     }
     for (int v = 0; v < kVectors; ++v) {
       if (v >= walk.left) continue;
-      Vector<typename Transform::Value, kWidth> result;
+      Compute<typename Transform::Value> result[kWidth];
       for (int w = 0; w < kWidth; ++w)
-        result.lane[w] = Transform::apply(coefficients[kPerLane ? w : 0], items[v], w);
-      store_vector(transform.output + offsets[v], result, transform.aligned);
+        result[w] = Transform::apply(coefficients[kPerLane ? w : 0], items[v], w);
+      store_vector(transform.output + offsets[v],
+                   vector_from_compute<typename Transform::Value>(result), transform.aligned);
     }
   }
 }
