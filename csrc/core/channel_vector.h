@@ -16,6 +16,10 @@ struct ChannelVector {
   DType dtype = DType::kFloat32;
 
   TORCHBN_HOST_DEVICE bool present() const { return data != nullptr; }
+  TORCHBN_HOST_DEVICE const void* address(int64_t channel) const {
+    return static_cast<const unsigned char*>(data) +
+           channel * stride * static_cast<int64_t>(size_of(dtype));
+  }
 
   TORCHBN_HOST_DEVICE double load(int64_t channel) const {
     const int64_t i = channel * stride;

@@ -32,13 +32,17 @@ TORCHBN_HOST_DEVICE Affine<T> finish_training(const TrainProblem& problem, int64
 }
 
 // Evaluation: the running statistics become the channel's map. Copies of them are what backward
-// uses, so that a later update does not reach it.
+// uses, so that a later update does not reach it. Of several threads that need the map, one
+// `stores` them.
 template <typename T>
-TORCHBN_HOST_DEVICE Affine<T> finish_inference(const InferenceProblem& problem, int64_t channel) {
+TORCHBN_HOST_DEVICE Affine<T> finish_inference(const InferenceProblem& problem, int64_t channel,
+                                               bool stores = true) {
   const double mean = problem.running_mean.load(channel);
   const double invstd = inverse_std(problem.running_var.load(channel), problem.eps);
-  problem.save_mean[channel] = mean;
-  problem.save_invstd[channel] = invstd;
+  if (stores) {
+    problem.save_mean[channel] = mean;
+    problem.save_invstd[channel] = invstd;
+  }
   return fold_affine<T>(mean, invstd, problem.weight.load_or(channel, 1),
                         problem.bias.load_or(channel, 0));
 }

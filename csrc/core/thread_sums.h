@@ -9,10 +9,10 @@
 
 namespace torchbn {
 
-// What one GPU thread adds up of a channel. Most GPUs do double arithmetic far slower than float, so
-// a chunk of at most kMostFloats values is added in the type T that values are computed in, and its
-// sums to those in double. Where a chunk's sums leave float's range its values are to be added again,
-// in double: see in_range().
+// What one GPU thread adds up of a channel. Most GPUs do double arithmetic far slower than float,
+// so a chunk of at most kMostFloats values is added in the type T that values are computed in, and
+// its sums to those in double. Where a chunk's sums leave float's range its values are to be added
+// again, in double: see in_range().
 
 // Of the input's values, all that a thread adds in float before it goes over to double. Of a half
 // type, which is coarser by itself, twice as many.

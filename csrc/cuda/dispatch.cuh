@@ -8,12 +8,13 @@
 namespace torchbn::cuda {
 
 // From run-time values to template arguments: calls launch.operator()<T, kWidth>(tiling) for the
-// layout and the width that the policy chose. Channels-last always has full vectors.
+// layout and the width that the policy chose. Channels-last always has the widest ones.
 template <typename T, typename Launch>
 cudaError_t with_tiling(const LaunchPolicy& policy, const Launch& launch) {
   constexpr int kFull = kVectorBytes / static_cast<int>(sizeof(T));
   if (policy.layout == Layout::kChannelsLast)
-    return launch.template operator()<T, kFull>(policy.channels_last);
+    return launch.template operator()<T, (kFull < kMostAcross ? kFull : kMostAcross)>(
+        policy.channels_last);
   if (policy.channels_first.width == kFull)
     return launch.template operator()<T, kFull>(policy.channels_first);
   if constexpr (sizeof(T) == 2) {

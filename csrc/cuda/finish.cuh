@@ -32,4 +32,27 @@ __device__ GradientSums finish_parameters(const BackwardProblem& problem, int64_
   return sums;
 }
 
+// Asks for what finishing a channel reads besides its sums. Otherwise that would begin to load when
+// the sums are there, with the whole block waiting for it.
+__device__ inline void ask_for([[maybe_unused]] const ChannelVector& vector,
+                               [[maybe_unused]] int64_t channel) {
+#ifdef __CUDA_ARCH__
+  if (vector.present()) asm volatile("prefetch.global.L1 [%0];" : : "l"(vector.address(channel)));
+#endif
+}
+
+__device__ inline void ask_for(const TrainProblem& problem, int64_t channel) {
+  ask_for(problem.weight, channel);
+  ask_for(problem.bias, channel);
+  if (!problem.running.present()) return;
+  ask_for(problem.running.mean.read(), channel);
+  ask_for(problem.running.var.read(), channel);
+}
+
+__device__ inline void ask_for(const BackwardProblem& problem, int64_t channel) {
+  ask_for(ChannelVector{problem.mean, 1, DType::kFloat64}, channel);
+  ask_for(ChannelVector{problem.invstd, 1, DType::kFloat64}, channel);
+  ask_for(problem.weight, channel);
+}
+
 }  // namespace torchbn::cuda

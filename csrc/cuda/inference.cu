@@ -2,34 +2,58 @@
 #include "cuda/dispatch.cuh"
 #include "cuda/kernels.h"
 #include "cuda/normalize.h"
+#include "cuda/transform.cuh"
 #include "cuda/workspace.h"
 
 namespace torchbn::cuda {
 
 namespace {
 
+// What a channel's running statistics make of its values.
+template <typename T>
+struct RunningStatisticsFold {
+  InferenceProblem problem;
+
+  __device__ Affine<T> operator()(int64_t channel, bool stores) const {
+    return finish_inference<T>(problem, channel, stores);
+  }
+};
+
 // One thread per channel.
 template <typename T>
 __global__ void __launch_bounds__(kBlock)
-    fold_running_statistics(const InferenceProblem problem, Affine<T>* coefficients) {
+    fold_running_statistics(const RunningStatisticsFold<T> fold, Affine<T>* coefficients) {
   const int64_t step = int64_t{gridDim.x} * kBlock;
   for (int64_t channel = int64_t{blockIdx.x} * kBlock + threadIdx.x;
-       channel < problem.extent.channels; channel += step) {
-    coefficients[channel] = finish_inference<T>(problem, channel);
+       channel < fold.problem.extent.channels; channel += step) {
+    coefficients[channel] = fold(channel, true);
   }
+}
+
+// For tiles that share channels with others.
+cudaError_t fold_then_normalize(const InferenceProblem& problem, const Launch& launch) {
+  const cudaError_t error = with_compute_type(problem.dtype, [&]<typename T>() {
+    const auto grid = static_cast<unsigned>(launch.policy.finish.grid);
+    fold_running_statistics<T>
+        <<<grid, kBlock, 0, launch.stream>>>({problem}, coefficients<Affine<T>>(launch));
+    return cudaGetLastError();
+  });
+  if (error != cudaSuccess) return error;
+  return normalize(problem.input, problem.output, problem.dtype, nullptr, launch);
 }
 
 }  // namespace
 
 cudaError_t inference(const InferenceProblem& problem, const Launch& launch) {
-  const cudaError_t error = with_compute_type(problem.dtype, [&]<typename T>() {
-    const auto grid = static_cast<unsigned>(launch.policy.finish.grid);
-    fold_running_statistics<T>
-        <<<grid, kBlock, 0, launch.stream>>>(problem, coefficients<Affine<T>>(launch));
-    return cudaGetLastError();
+  const LaunchPolicy& policy = launch.policy;
+  if (policy.layout == Layout::kChannelsLast && !policy.channels_last.tiles_are_groups())
+    return fold_then_normalize(problem, launch);
+  return with_tiling(problem.dtype, policy, [&]<typename T, int kWidth>(const auto& tiling) {
+    const Normalize<T, kWidth> op{static_cast<const T*>(problem.input),
+                                  static_cast<T*>(problem.output), nullptr, policy.aligned};
+    return launch_fold_and_transform(op, RunningStatisticsFold<Compute<T>>{problem}, tiling,
+                                     launch.stream);
   });
-  if (error != cudaSuccess) return error;
-  return normalize(problem.input, problem.output, problem.dtype, nullptr, launch);
 }
 
 }  // namespace torchbn::cuda

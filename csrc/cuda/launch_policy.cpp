@@ -9,8 +9,9 @@ namespace torchbn::cuda {
 namespace {
 
 // Units wanted per multiprocessor. A multiprocessor holds two to eight blocks of 256 threads,
-// depending on registers: eight units keep it full and let uneven ends level out.
-constexpr int64_t kUnitsPerMultiprocessor = 8;
+// depending on registers: eight units keep it full and let uneven ends level out. Tiles that are
+// reduced leave sums of all their columns: the fewer, the better.
+constexpr int64_t kUnits = 8;
 
 // Vectors across a channels-last tile: 32 of 16 bytes are 512 contiguous bytes for a warp. A longer
 // virtual row may still be one tile, because merging its folded rows in the block spares the finish
@@ -20,8 +21,8 @@ constexpr int kTileColumns = 32;
 constexpr int64_t kWorkspaceAlignment = 256;
 
 template <typename Tiling>
-void divide_and_launch(Tiling& tiling, const DeviceLimits& device) {
-  divide(tiling, kUnitsPerMultiprocessor * device.multiprocessors / tiling.groups());
+void divide_and_launch(Tiling& tiling, int64_t units, const DeviceLimits& device) {
+  divide(tiling, units * device.multiprocessors / tiling.groups());
   tiling.grid = std::min(tiling.units(), device.max_grid);
 }
 
@@ -42,17 +43,24 @@ uintptr_t bits(const void* pointer) {
 LaunchPolicy split_policy(const Extent& extent, DType dtype, uintptr_t address_bits, bool reduces,
                           const DeviceLimits& device) {
   LaunchPolicy policy;
-  policy.layout = extent.layout;
+  // Planes that are no whole vectors are summed up value by value, but mapped in vectors.
+  const bool first = extent.layout == Layout::kChannelsFirst;
+  const ChannelsLastTiling planes =
+      first && !reduces ? tile_planes(extent, dtype, kTileColumns) : ChannelsLastTiling{};
   int width = 1;
   int64_t parts = 0;
-  if (extent.layout == Layout::kChannelsFirst) {
+  if (first && planes.tiles == 0) {
     policy.channels_first = tile_channels_first(extent, dtype);
-    divide_and_launch(policy.channels_first, device);
+    divide_and_launch(policy.channels_first, kUnits, device);
     parts = policy.channels_first.splits;
     width = policy.channels_first.width;
   } else {
-    policy.channels_last = tile_channels_last(extent, dtype, kTileColumns, kLongestRow);
-    divide_and_launch(policy.channels_last, device);
+    policy.layout = Layout::kChannelsLast;
+    policy.channels_last =
+        first ? planes : tile_channels_last(extent, dtype, kTileColumns, kLongestRow);
+    divide_and_launch(policy.channels_last,
+                      reduces ? blocks_reducing_across(static_cast<int>(size_of(dtype))) : kUnits,
+                      device);
     parts = policy.channels_last.splits * policy.channels_last.partial_row / extent.channels;
     width = policy.channels_last.width;
   }

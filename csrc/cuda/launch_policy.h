@@ -32,10 +32,7 @@ inline constexpr int64_t kCoefficientBytes = 32;
 // they sum.
 enum class KernelChoice : uint8_t { kSplit, kResident, kCooperative, kAuto };
 
-// No kernel has run on a GPU so far, and split ones are the simplest. The default becomes kAuto
-// when the others have been measured on one: right on every shape that they accept, and faster
-// wherever the policy takes them.
-inline constexpr KernelChoice kDefaultKernel = KernelChoice::kSplit;
+inline constexpr KernelChoice kDefaultKernel = KernelChoice::kAuto;
 
 // "split", "resident", "cooperative" or "auto"; nothing for other names.
 std::optional<KernelChoice> kernel_choice(std::string_view name);

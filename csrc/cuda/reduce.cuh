@@ -17,14 +17,14 @@ namespace torchbn::cuda {
 // takes vectors of it. Thread 0 stores the unit's sums: partials is [splits, C], which is the order
 // of the units.
 template <typename Reduction>
-__global__ void __launch_bounds__(kBlock, kMinBlocks)
+__global__ void __launch_bounds__(kBlock, kReducingBlocks)
     reduce_channels_first(const Reduction reduction, const ChannelsFirstTiling tiling,
                           typename Reduction::Sums* partials) {
   using Sums = typename Reduction::Sums;
   // As bytes, because shared memory takes no initial values.
   __shared__ alignas(Sums) unsigned char storage[kBlock / 32 * sizeof(Sums)];
   for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x) {
-    const ChannelsFirstWalk walk(tiling, unit, static_cast<int>(threadIdx.x));
+    const ChannelsFirstWalk walk(tiling, unit_at(tiling, unit), static_cast<int>(threadIdx.x));
     const Sums sums =
         merge_block(accumulate(reduction, tiling, walk), reinterpret_cast<Sums*>(storage));
     if (threadIdx.x == 0) partials[unit] = sums;
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kBlock, kMinBlocks)
 // Blocks loop over units, a unit being a tile of (rows, C); every thread has a column of vectors in
 // it. partials is [splits, partial_row], to be read as [parts, C].
 template <typename Reduction>
-__global__ void __launch_bounds__(kBlock, kMinBlocks)
+__global__ void __launch_bounds__(kBlock, blocks_reducing_across(sizeof(typename Reduction::Value)))
     reduce_channels_last(const Reduction reduction, const ChannelsLastTiling tiling,
                          typename Reduction::Sums* partials) {
   using Sums = typename Reduction::Sums;
@@ -45,12 +45,12 @@ __global__ void __launch_bounds__(kBlock, kMinBlocks)
   const int width = static_cast<int>(tiling.merged_width);
   const int thread = static_cast<int>(threadIdx.x);
   for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x) {
-    merge_columns(accumulate(reduction, tiling, ChannelsLastWalk(tiling, unit, thread)), tiling,
+    const Unit at = unit_at(tiling, unit);
+    merge_columns(accumulate(reduction, tiling, ChannelsLastWalk(tiling, at, thread)), tiling,
                   stack);
-    const int64_t split = unit / tiling.tiles;
-    const int64_t begin = (unit - split * tiling.tiles) * width;
+    const int64_t begin = at.group * width;
     for (int i = thread; i < width && begin + i < tiling.partial_row; i += kBlock)
-      partials[split * tiling.partial_row + begin + i] = stack[i];
+      partials[at.split * tiling.partial_row + begin + i] = stack[i];
     __syncthreads();  // the next unit writes the stack
   }
 }

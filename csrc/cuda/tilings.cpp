@@ -31,6 +31,10 @@ int64_t split_size(int64_t items, int64_t at_once, int64_t parts) {
 
 }  // namespace
 
+int width_across(DType dtype) {
+  return std::min(full_width(dtype), kMostAcross);
+}
+
 ChannelsFirstTiling tile_channels_first(const Extent& extent, DType dtype) {
   ChannelsFirstTiling tiling;
   tiling.width = widest_dividing(extent.spatial, dtype);
@@ -54,7 +58,7 @@ ChannelsFirstTiling tile_channels_first(const Extent& extent, DType dtype) {
 ChannelsLastTiling tile_channels_last(const Extent& extent, DType dtype, int columns,
                                       int longest_row) {
   ChannelsLastTiling tiling;
-  tiling.width = full_width(dtype);
+  tiling.width = width_across(dtype);
   tiling.channels = extent.channels;
   tiling.numel = extent.numel();
 
@@ -78,7 +82,7 @@ ChannelsLastTiling tile_channels_last(const Extent& extent, DType dtype, int col
 
 ChannelsLastTiling tile_planes(const Extent& extent, DType dtype, int columns) {
   ChannelsLastTiling tiling;
-  tiling.width = full_width(dtype);
+  tiling.width = width_across(dtype);
   tiling.channels = extent.channels;
   tiling.plane = extent.spatial;
   tiling.numel = extent.numel();

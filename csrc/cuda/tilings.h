@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dtype.h"
 #include "core/extent.h"
@@ -19,9 +20,11 @@ inline constexpr int kVectorBytes = 16;
 // with two blocks on a multiprocessor.
 inline constexpr int kBlock = 256;
 
-// Blocks that a multiprocessor can hold, which leaves a thread 128 registers: one block alone would
-// leave memory idle while it merges.
-inline constexpr int kMinBlocks = 2;
+// Values of a vector whose lanes are of different channels: each of them takes sums and
+// coefficients in a thread's registers.
+inline constexpr int kMostAcross = 4;
+int width_across(DType dtype);
+
 // The longest virtual row, in vectors, that is one channels-last tile.
 inline constexpr int kLongestRow = 64;
 
@@ -111,6 +114,17 @@ struct ChannelsLastTiling {
     return (stack_height() + 1) / 2 * static_cast<int>(merged_width);
   }
 };
+
+// Blocks of each kernel that a multiprocessor holds, so that one computes while others wait for
+// memory: what its registers are shared out to. Across channels every lane of a vector takes some.
+constexpr int blocks_reducing_across(int value_bytes) {
+  return value_bytes == 2 ? 3 : 2;
+}
+inline constexpr int kReducingBlocks = 3;  // along channels
+inline constexpr int kTransformingBlocks = 4;
+template <typename Tiling>
+inline constexpr int kResidentBlocks = std::is_same_v<Tiling, ChannelsFirstTiling> ? 4 : 2;
+inline constexpr int kCooperativeBlocks = 2;
 
 // All but grid and splits, for which see divide(). A channels-last tile has some `columns` vectors
 // side by side, or a whole virtual row of up to `longest_row`, which is kLongestRow at most.

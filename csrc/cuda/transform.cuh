@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstdint>
 
 #include "cuda/thread/transforms.h"
@@ -12,11 +14,11 @@ namespace torchbn::cuda {
 // reads the counter, which one thread advances. The last units come first: where the tensor was
 // reduced before, they are what the L2 cache still holds.
 template <typename Walk, typename Transform, typename Tiling>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, kTransformingBlocks)
     transform(const Transform op, const Tiling tiling, int64_t* counter) {
   if (counter != nullptr && blockIdx.x == 0 && threadIdx.x == 0) ++*counter;
   for (int64_t unit = tiling.units() - 1 - blockIdx.x; unit >= 0; unit -= gridDim.x)
-    apply_transform(op, tiling, Walk(tiling, unit, static_cast<int>(threadIdx.x)));
+    apply_transform(op, tiling, Walk(tiling, unit_at(tiling, unit), static_cast<int>(threadIdx.x)));
 }
 
 template <typename Transform, typename Tiling>
@@ -24,6 +26,36 @@ cudaError_t launch_transform(const Transform& op, const Tiling& tiling, int64_t*
                              cudaStream_t stream) {
   transform<WalkOver<Tiling>>
       <<<static_cast<unsigned>(tiling.grid), tiling.block, 0, stream>>>(op, tiling, counter);
+  return cudaGetLastError();
+}
+
+// The same where coefficients follow from what each channel has, without any sums: blocks fold
+// those of a unit themselves, as fold(channel, stores). Only for tilings whose tiles are groups.
+template <typename Walk, typename Transform, typename Fold, typename Tiling>
+__global__ void __launch_bounds__(kBlock, kTransformingBlocks)
+    fold_and_transform(Transform op, const Fold fold, const Tiling tiling) {
+  using Coefficients = typename Transform::Coefficients;
+  constexpr int kMost = kLongestRow * Transform::kVectorWidth;
+  __shared__ alignas(Coefficients) unsigned char storage[kMost * sizeof(Coefficients)];
+  auto* const coefficients = reinterpret_cast<Coefficients*>(storage);
+  op.coefficients = coefficients;
+  for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x) {
+    const Unit at = unit_at(tiling, unit);
+    op.first_channel = tiling.first_channel(at.group);
+    const int channels = static_cast<int>(tiling.channels_of(at.group));
+    for (int i = static_cast<int>(threadIdx.x); i < channels; i += static_cast<int>(blockDim.x))
+      coefficients[i] = fold(op.first_channel + i, at.split == 0);
+    __syncthreads();
+    apply_transform(op, tiling, Walk(tiling, at, static_cast<int>(threadIdx.x)));
+    __syncthreads();  // the next unit's coefficients take this one's place
+  }
+}
+
+template <typename Transform, typename Fold, typename Tiling>
+cudaError_t launch_fold_and_transform(const Transform& op, const Fold& fold, const Tiling& tiling,
+                                      cudaStream_t stream) {
+  fold_and_transform<WalkOver<Tiling>>
+      <<<static_cast<unsigned>(tiling.grid), tiling.block, 0, stream>>>(op, fold, tiling);
   return cudaGetLastError();
 }
 

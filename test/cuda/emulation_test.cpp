@@ -2,6 +2,7 @@
 // threads, and the merges between threads are replaced by plain sums over what they merge.
 // Shuffles, barriers and the memory behind them are for simulation_test.cpp, with fewer shapes.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -31,7 +32,7 @@ PartialSums<Reduction> reduce(const Reduction& reduction, const ChannelsFirstTil
   for (int64_t unit = 0; unit < tiling.units(); ++unit)
     for (int thread = 0; thread < tiling.block; ++thread)
       partials[static_cast<size_t>(unit)].merge(
-          accumulate(reduction, tiling, ChannelsFirstWalk(tiling, unit, thread)));
+          accumulate(reduction, tiling, ChannelsFirstWalk(tiling, unit_at(tiling, unit), thread)));
   return partials;
 }
 
@@ -41,7 +42,8 @@ PartialSums<Reduction> reduce(const Reduction& reduction, const ChannelsLastTili
   for (int64_t unit = 0; unit < tiling.units(); ++unit) {
     const int64_t begin = unit % tiling.tiles * tiling.merged_width;
     for (int thread = 0; thread < tiling.rows * tiling.columns; ++thread) {
-      const auto sums = accumulate(reduction, tiling, ChannelsLastWalk(tiling, unit, thread));
+      const auto sums =
+          accumulate(reduction, tiling, ChannelsLastWalk(tiling, unit_at(tiling, unit), thread));
       for (int w = 0; w < tiling.width; ++w) {
         const int64_t at = begin + (thread * tiling.width + w) % tiling.merged_width;
         if (at < tiling.partial_row)
@@ -57,14 +59,14 @@ template <typename Transform>
 void transform(const Transform& op, const ChannelsFirstTiling& tiling) {
   for (int64_t unit = 0; unit < tiling.units(); ++unit)
     for (int thread = 0; thread < tiling.block; ++thread)
-      apply_transform(op, tiling, ChannelsFirstWalk(tiling, unit, thread));
+      apply_transform(op, tiling, ChannelsFirstWalk(tiling, unit_at(tiling, unit), thread));
 }
 
 template <typename Transform>
 void transform(const Transform& op, const ChannelsLastTiling& tiling) {
   for (int64_t unit = 0; unit < tiling.units(); ++unit)
     for (int thread = 0; thread < tiling.block; ++thread)
-      apply_transform(op, tiling, ChannelsLastWalk(tiling, unit, thread));
+      apply_transform(op, tiling, ChannelsLastWalk(tiling, unit_at(tiling, unit), thread));
 }
 
 template <typename Sums>
@@ -198,7 +200,7 @@ void check(const Extent& extent, int64_t multiprocessors, bool aligned) {
       split_policy(extent, Type::kDType, 0, true, DeviceLimits{multiprocessors});
   constexpr int kFull = Type::kWidth;
   if (extent.layout == Layout::kChannelsLast)
-    return check<Type, kFull>(extent, policy, policy.channels_last, aligned);
+    return check<Type, std::min(kFull, kMostAcross)>(extent, policy, policy.channels_last, aligned);
   const ChannelsFirstTiling& tiling = policy.channels_first;
   if (tiling.width == kFull) return check<Type, kFull>(extent, policy, tiling, aligned);
   if (tiling.width == kFull / 2) return check<Type, kFull / 2>(extent, policy, tiling, aligned);

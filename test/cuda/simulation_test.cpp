@@ -49,7 +49,7 @@ TEST_P(SimulatedKernels, ManyParts) {
 TEST_P(SimulatedKernels, MorePartsThanLanes) {
   const int64_t rows = 1200001 / static_cast<int64_t>(size_of(dtype()));
   const Extent e = extent(1, 1, layout() == Layout::kChannelsFirst ? 50001 : rows);
-  const cuda::DeviceLimits device{16, 40};
+  const cuda::DeviceLimits device{20, 40};
   ASSERT_GT(cuda::split_policy(e, dtype(), 0, true, device).parts, 32);
   check_simulated(e, dtype(), 0, device);
 }

@@ -62,7 +62,7 @@ struct Visits {
 void visit_all(const ChannelsFirstTiling& tiling, Visits& visits) {
   for (int64_t unit = 0; unit < tiling.units(); ++unit)
     for (int thread = 0; thread < tiling.block; ++thread)
-      for (ChannelsFirstWalk walk(tiling, unit, thread); walk.left > 0;
+      for (ChannelsFirstWalk walk(tiling, unit_at(tiling, unit), thread); walk.left > 0;
            --walk.left, walk.step(tiling)) {
         ASSERT_EQ(walk.next % tiling.width, 0);
         for (int w = 0; w < tiling.width; ++w) visits.visit(walk.next + w, walk.channel);
@@ -72,7 +72,7 @@ void visit_all(const ChannelsFirstTiling& tiling, Visits& visits) {
 void visit_all(const ChannelsLastTiling& tiling, Visits& visits) {
   for (int64_t unit = 0; unit < tiling.units(); ++unit)
     for (int thread = 0; thread < tiling.block; ++thread) {
-      ChannelsLastWalk walk(tiling, unit, thread);
+      ChannelsLastWalk walk(tiling, unit_at(tiling, unit), thread);
       const auto visit_lanes = [&](int lanes) {
         ASSERT_EQ(walk.next % tiling.width, 0);
         LaneChannel lane = walk.first_lane;
@@ -146,12 +146,12 @@ TEST(Walk, ReachesTheEndOfTensorsBeyond32Bits) {
       if (extent.layout == Layout::kChannelsFirst) {
         const ChannelsFirstTiling& tiling = policy.channels_first;
         if (thread >= tiling.block) break;
-        ChannelsFirstWalk walk(tiling, tiling.units() - 1, thread);
+        ChannelsFirstWalk walk(tiling, unit_at(tiling, tiling.units() - 1), thread);
         for (; walk.left > 0; --walk.left, walk.step(tiling))
           end = std::max(end, walk.next + tiling.width);
       } else {
         const ChannelsLastTiling& tiling = policy.channels_last;
-        ChannelsLastWalk walk(tiling, tiling.units() - 1, thread);
+        ChannelsLastWalk walk(tiling, unit_at(tiling, tiling.units() - 1), thread);
         for (; walk.left > 0; --walk.left, walk.step(tiling))
           end = std::max(end, walk.next + tiling.width);
         if (walk.short_vector > 0) end = std::max(end, walk.next + walk.short_vector);

@@ -117,7 +117,7 @@ def test_every_run_gives_the_same_bits(shape, dtype, layout):
             assert torch.equal(a, b)
 
 
-@pytest.mark.works_with("CUDA graphs and streams (not run on a GPU yet)")
+@pytest.mark.works_with("CUDA graphs and streams")
 @pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
 @pytest.mark.parametrize("shape", [(8, 16, 12, 12), (2, 2, 200, 200), (16, 1600, 7, 7)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
@@ -161,7 +161,7 @@ def test_a_captured_graph_replays_with_the_counter_advancing(momentum, shape, dt
         assert buffers[2] == initial[2] + replay + 1
 
 
-@pytest.mark.works_with("CUDA graphs and streams (not run on a GPU yet)")
+@pytest.mark.works_with("CUDA graphs and streams")
 @LAYOUT
 def test_work_is_queued_on_the_current_stream(layout):
     """The input is written late on a side stream: work on another stream would read zeros."""
@@ -178,7 +178,7 @@ def test_work_is_queued_on_the_current_stream(layout):
         assert torch.equal(a, b)
 
 
-@pytest.mark.works_with("CUDA graphs and streams (not run on a GPU yet)")
+@pytest.mark.works_with("CUDA graphs and streams")
 def test_several_streams_at_once():
     """Each has its own inputs and buffers, and the workspaces of one are not the other's."""
     problems = [problem((16, 24, 30, 30)) for _ in range(4)]
@@ -211,7 +211,7 @@ def test_calls_return_before_the_gpu_is_done():
     assert busy, "the operator waited for the device"
 
 
-@pytest.mark.works_with("CUDA graphs and streams (not run on a GPU yet)")
+@pytest.mark.works_with("CUDA graphs and streams")
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_the_device_is_the_inputs():
     x, dy, affine, buffers = problem((4, 3, 8, 8), device="cuda:1")

@@ -16,32 +16,33 @@ WIDTHS = {"float": (1, 4), "double": (1, 2), "BFloat16": (1, 4, 8), "Float16": (
 REDUCTIONS = "MomentReduction", "GradientReduction", "EvaluationReduction"
 TRANSFORMS = "Normalize", "InputGradient"
 PASSES = "TrainPass", "BackwardPass"  # of resident and cooperative kernels
-MAIN = "reduce|transform|resident|cooperative"
+MAIN = "reduce|transform|fold_and_transform|resident|cooperative"
 
-# Bytes of stack that are known of. The compiler keeps eight pairs of double sums here, or 32 values
-# at once, and runs out of registers by a few, in cooperative kernels for what outlives a round;
-# fewer vectors in flight would spare them, at a cost that is not measured.
-KNOWN_STACK = {("reduce_channels_last<GradientReduction<BFloat16, 8>>", "sm_120"): 8,
-               ("reduce_channels_last<GradientReduction<Float16, 8>>", "sm_120"): 8,
-               ("reduce_channels_last<EvaluationReduction<BFloat16, 8>>", "sm_120"): 8,
-               ("reduce_channels_last<EvaluationReduction<Float16, 8>>", "sm_120"): 8,
-               ("cooperative<ChannelsFirstWalk, TrainPass<BFloat16, 8>>", "sm_80"): 48,
-               ("cooperative<ChannelsLastWalk, TrainPass<BFloat16, 8>>", "sm_80"): 40,
-               ("cooperative<ChannelsLastWalk, TrainPass<BFloat16, 8>>", "sm_90a"): 24}
+# Bytes of stack that are known of. Four lanes of half types in the registers of three blocks: on an
+# H200 that is faster than eight lanes in those of two, without any. In the others what runs once per
+# channel, in double, is what lacks registers.
+KNOWN_STACK = {r"reduce_channels_last<\w+<B?Float16, 4>>": 56,
+               r"reduce_channels_last<EvaluationReduction<float, 4>>": 8,
+               r"fold_and_transform<ChannelsLastWalk, .*": 32,
+               r"resident<ChannelsFirstWalk, TrainPass<double, \d>>": 16}
 
 
 def all_kernels():
     """Every instance that the launch policy can ask for."""
     for value, widths in WIDTHS.items():
-        full = widths[-1]
+        across = min(widths[-1], 4)
+        fold = f"RunningStatisticsFold<{'double' if value == 'double' else 'float'}>"
         for op in REDUCTIONS:
             yield from (f"reduce_channels_first<{op}<{value}, {w}>>" for w in widths)
-            yield f"reduce_channels_last<{op}<{value}, {full}>>"
+            yield f"reduce_channels_last<{op}<{value}, {across}>>"
+        for walk, of_walk in (("ChannelsFirstWalk", widths), ("ChannelsLastWalk", [across])):
+            yield from (f"fold_and_transform<{walk}, Normalize<{value}, {w}>, {fold}>"
+                        for w in of_walk)
         for kernel, ops in (("transform", TRANSFORMS), ("resident", PASSES),
                             ("cooperative", PASSES)):
             for op in ops:
                 yield from (f"{kernel}<ChannelsFirstWalk, {op}<{value}, {w}>>" for w in widths)
-                yield f"{kernel}<ChannelsLastWalk, {op}<{value}, {full}>>"
+                yield f"{kernel}<ChannelsLastWalk, {op}<{value}, {across}>>"
     for compute in ("float", "double"):
         yield from (f"{name}<{compute}>" for name in ("finish_moments", "finish_gradients",
                                                       "fold_running_statistics"))
@@ -129,7 +130,12 @@ def test_nothing_is_spilled(kernels):
     stacks = {(name, target): usage.stack for name, usages in kernels.items()
               for target, usage in usages.items()
               if usage.stack and re.match(MAIN, name)}
-    assert {key: size for key, size in stacks.items() if size > KNOWN_STACK.get(key, 0)} == {}
+
+    def known(name):
+        return max((size for names, size in KNOWN_STACK.items() if re.fullmatch(names, name)),
+                   default=0)
+
+    assert {key: size for key, size in stacks.items() if size > known(key[0])} == {}
     assert all(usage.stack <= 16 for name, usages in kernels.items()
                if not re.match(MAIN, name) for usage in usages.values())
 

@@ -36,18 +36,15 @@ __device__ void finish_in_warps(const Pass& pass, const Sums* partials, int64_t 
 }
 
 // What a block does in the round that begins with the group `first`.
-template <typename Tiling>
 struct Share {
   int64_t rank;   // in its team
   int64_t group;  // past the last one where the team has none
-  int64_t unit;   // likewise: its walks are empty
 
-  __device__ Share(const Tiling& tiling, const OnChipLaunch& numbers, int64_t first) {
+  __device__ Share(const OnChipLaunch& numbers, int64_t first) {
     const auto teams = static_cast<unsigned>(numbers.teams);
     const unsigned block = anew(blockIdx.x);
     rank = block / teams;
     group = first + block % teams;
-    unit = group < tiling.groups() ? rank * tiling.groups() + group : tiling.units();
   }
 
   // A number of which the compiler knows nothing: what follows from it is computed again where it
@@ -60,7 +57,7 @@ struct Share {
 
 // Leaves a block's sums of its group where those of the other blocks are.
 template <typename Tiling, typename Sums>
-__device__ void publish(const Tiling& tiling, const Share<Tiling>& share, const Sums* sums,
+__device__ void publish(const Tiling& tiling, const Share& share, const Sums* sums,
                         Sums* partials) {
   if (share.group >= tiling.groups()) return;
   Sums* const to = partials + share.rank * tiling.channels + tiling.first_channel(share.group);
@@ -72,7 +69,7 @@ __device__ void publish(const Tiling& tiling, const Share<Tiling>& share, const 
 // The grid is teams * team. The counter is advanced when all channels have read what they need of
 // it.
 template <typename Walk, typename Pass, typename Tiling>
-__global__ void __launch_bounds__(kBlock, kMinBlocks)
+__global__ void __launch_bounds__(kBlock, kCooperativeBlocks)
     cooperative(const Pass pass, const Tiling tiling, const OnChipLaunch numbers,
                 typename Pass::Reduction::Sums* partials,
                 typename Pass::Transform::Coefficients* coefficients, int64_t* counter) {
@@ -82,14 +79,15 @@ __global__ void __launch_bounds__(kBlock, kMinBlocks)
   auto* const sums =
       reinterpret_cast<typename Pass::Reduction::Sums*>(storage + numbers.sums_offset);
   const auto walk = [&](int64_t first) {
-    return ParkedWalk<Walk>(tiling, Share<Tiling>(tiling, numbers, first).unit,
-                            static_cast<int>(Share<Tiling>::anew(threadIdx.x)));
+    const Share share(numbers, first);
+    return ParkedWalk<Walk>(tiling, unit_of(tiling, share.rank, share.group),
+                            static_cast<int>(Share::anew(threadIdx.x)));
   };
 
   for (int64_t first = 0; first < tiling.groups(); first += numbers.teams) {
     sum_parked(pass, slots, tiling, walk(first), sums);
     __syncthreads();
-    publish(tiling, Share<Tiling>(tiling, numbers, first), sums, partials);
+    publish(tiling, Share(numbers, first), sums, partials);
     cooperative_groups::this_grid().sync();
 
     const int64_t next = first + numbers.teams;

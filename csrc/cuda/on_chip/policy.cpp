@@ -10,8 +10,7 @@ namespace torchbn::cuda {
 
 namespace {
 
-// Vectors across a channels-last tile, from what a warp reads in one go down to 64 bytes, which is
-// as little as an H100 fetches from memory.
+// Vectors across a channels-last tile, from what a warp reads in one go down.
 constexpr int kTileColumns[] = {32, 16, 8, 4};
 
 // What the system takes of a multiprocessor's shared memory for a block.
@@ -20,6 +19,10 @@ constexpr int64_t kSystemBytes = 1024;
 // In the two microseconds that a launch takes, several megabytes are moved: tensors of less than
 // this are a matter of launches, however few blocks there are.
 constexpr int64_t kSmallTensor = int64_t{2} << 20;
+
+// Of channels-last tiles. What takes larger ones is long and narrow: measured on an H200, a second
+// read costs less.
+constexpr int kLargestClusterAcross = 2;
 
 struct Problem {
   Extent extent;
@@ -53,7 +56,7 @@ bool fills(const Candidate& candidate, const DeviceLimits& device) {
 }
 
 // Shared memory of a block where a multiprocessor holds two: one computes while the other waits for
-// memory.
+// memory. Smaller blocks in larger clusters would wait for each other more often.
 int64_t room_in_pairs(const DeviceLimits& device) {
   return std::min(device.shared_per_multiprocessor / 2 - kSystemBytes, device.shared_per_block);
 }
@@ -63,7 +66,7 @@ template <typename Tiling>
 Candidate lay_out(const Problem& problem, const Tiling& tiling, OnChipLaunch launch, int64_t blocks,
                   int64_t room, const DeviceLimits& device) {
   const auto value_bytes = static_cast<int64_t>(size_of(problem.dtype));
-  launch.tensor_bytes = tiling.unit_vectors() * tiling.width * value_bytes;
+  launch.tensor_bytes = round_up(tiling.unit_vectors() * tiling.width * value_bytes, kVectorBytes);
   launch.sums_offset = problem.tensors * launch.tensor_bytes;
   launch.coefficients_offset = launch.sums_offset + sums_of(tiling) * kSumsBytes;
   launch.shared_bytes = launch.coefficients_offset;
@@ -109,7 +112,7 @@ struct BestClusters {
   }
 };
 
-// `teams` share out the blocks that run at once, two on a multiprocessor.
+// `teams` share out the blocks that run at once.
 template <typename Tiling>
 Candidate in_teams(const Problem& problem, Tiling tiling, int64_t teams, int64_t blocks,
                    const DeviceLimits& device) {
@@ -130,7 +133,7 @@ struct BestTeams {
   template <typename Tiling, size_t kCount>
   Candidate operator()(const Problem& problem, const std::array<Tiling, kCount>& tilings,
                        const DeviceLimits& device) const {
-    const int64_t blocks = std::min(2 * device.multiprocessors, device.max_grid);
+    const int64_t blocks = std::min(kCooperativeBlocks * device.multiprocessors, device.max_grid);
     Candidate found;
     int64_t fewest = std::numeric_limits<int64_t>::max();
     for (const Tiling& tiling : tilings) {
@@ -181,15 +184,30 @@ Candidate find(const Best& best, const Problem& problem, const DeviceLimits& dev
 // about all that its memory can, if every one of them has its shared memory full of loads under
 // way. Below half of the L2 cache, a second read comes from there, and all multiprocessors are
 // wanted for it.
-const char* reason_for_clusters(const Problem& problem, int64_t blocks,
+const char* reason_for_clusters(const Problem& problem, const Candidate& candidate,
                                 const DeviceLimits& device) {
+  const OnChipLaunch& launch = candidate.policy.on_chip;
   const int64_t bytes = problem.extent.numel() * static_cast<int64_t>(size_of(problem.dtype));
+  const int64_t blocks = candidate.blocks;
   if (blocks == 0) return nullptr;
+  if (problem.extent.layout == Layout::kChannelsLast && launch.cluster > kLargestClusterAcross)
+    return nullptr;
   if (bytes <= kSmallTensor) return "small: one launch";
+  // Large blocks, one after the other, leave memory idle while they compute.
+  if (blocks > device.multiprocessors && launch.shared_bytes > room_in_pairs(device))
+    return nullptr;
   if (blocks >= device.multiprocessors) return "one read";
   if (2 * bytes > device.l2_bytes && 2 * blocks >= device.multiprocessors)
     return "one read, by half the device";
   return nullptr;
+}
+
+// In several rounds, all blocks wait for the slowest of them so many times.
+bool in_one_round(const Candidate& teams) {
+  const LaunchPolicy& policy = teams.policy;
+  const int64_t groups = policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
+                                                                 : policy.channels_last.groups();
+  return groups <= policy.on_chip.teams;
 }
 
 }  // namespace
@@ -206,12 +224,14 @@ LaunchPolicy on_chip_or(LaunchPolicy split, const Extent& extent, DType dtype, i
   if (automatic || choice == KernelChoice::kResident) {
     Candidate clusters = find(BestClusters{}, problem, device);
     const char* const reason =
-        automatic ? reason_for_clusters(problem, clusters.blocks, device) : "asked for";
+        automatic ? reason_for_clusters(problem, clusters, device) : "asked for";
     if (clusters.blocks > 0 && reason != nullptr) return take(clusters, reason);
   }
   if (automatic || choice == KernelChoice::kCooperative) {
     Candidate teams = find(BestTeams{}, problem, device);
-    if (teams.blocks > 0) return take(teams, automatic ? "one read, in teams" : "asked for");
+    const bool pays = !automatic || in_one_round(teams);
+    if (teams.blocks > 0 && pays)
+      return take(teams, automatic ? "one read, in teams" : "asked for");
   }
   return split;
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/finish.cuh"
 #include "cuda/kernels.h"
 #include "cuda/on_chip/cluster.cuh"
 #include "cuda/on_chip/launch.cuh"
@@ -29,7 +30,7 @@ __device__ Sums merge_cluster(const Cluster& cluster, Sums* own) {
 // group for itself; the first one of the cluster stores what is to be stored. The counter is
 // advanced while other channels may still be at work.
 template <typename Walk, typename Pass, typename Tiling>
-__global__ void __launch_bounds__(kBlock, kMinBlocks)
+__global__ void __launch_bounds__(kBlock, kResidentBlocks<Tiling>)
     resident(const Pass pass, const Tiling tiling, const OnChipLaunch numbers, int64_t* counter) {
   using Sums = typename Pass::Reduction::Sums;
   using Coefficients = typename Pass::Transform::Coefficients;
@@ -41,13 +42,14 @@ __global__ void __launch_bounds__(kBlock, kMinBlocks)
 
   const Cluster cluster(numbers.cluster);
   const int64_t group = blockIdx.x / static_cast<unsigned>(cluster.size());
-  const ParkedWalk<Walk> walk(tiling, cluster.rank() * tiling.groups() + group,
-                              static_cast<int>(threadIdx.x));
+  const ParkedWalk<Walk> walk(tiling, Unit{cluster.rank(), group}, static_cast<int>(threadIdx.x));
+  const int64_t first = tiling.first_channel(group);
+  const int channels = static_cast<int>(tiling.channels_of(group));
+  for (int i = static_cast<int>(threadIdx.x); i < channels; i += static_cast<int>(blockDim.x))
+    ask_for(pass.problem, first + i);
   sum_parked(pass, slots, tiling, walk, sums);
   cluster.sync();
 
-  const int64_t first = tiling.first_channel(group);
-  const int channels = static_cast<int>(tiling.channels_of(group));
   for (int i = static_cast<int>(threadIdx.x); i < channels; i += static_cast<int>(blockDim.x))
     coefficients[i] = pass.finish(first + i, merge_cluster(cluster, sums + i * tiling.sums_apart()),
                                   cluster.rank() == 0);

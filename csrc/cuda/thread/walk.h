@@ -12,17 +12,34 @@ namespace torchbn::cuda {
 // Which vectors a thread visits, and in which order. The units of a tiling and the threads of its
 // block together visit every vector of the tensor exactly once.
 
+// A part of a group of channels. Neighbouring units are neighbouring groups of the same samples:
+// contiguous in memory.
+struct Unit {
+  int64_t split;
+  int64_t group;
+};
+
+// Of a group, or past the last one a unit whose walks are empty.
+template <typename Tiling>
+TORCHBN_HOST_DEVICE Unit unit_of(const Tiling& tiling, int64_t split, int64_t group) {
+  return group < tiling.groups() ? Unit{split, group} : Unit{tiling.splits, 0};
+}
+
+template <typename Tiling>
+TORCHBN_HOST_DEVICE Unit unit_at(const Tiling& tiling, int64_t number) {
+  const int64_t split = number / tiling.groups();
+  return {split, number - split * tiling.groups()};
+}
+
 // A part of one channel, (N, C, S). `next` is an offset in values.
 struct ChannelsFirstWalk {
   int64_t channel = 0;
   int64_t next = 0;
   int64_t left = 0;  // vectors, this thread's
 
-  TORCHBN_HOST_DEVICE ChannelsFirstWalk(const ChannelsFirstTiling& tiling, int64_t unit, int thread)
-      : channel(unit % tiling.channels) {
-    // Neighbouring units are neighbouring channels of the same samples: contiguous in memory.
-    const int64_t split = unit / tiling.channels;
-    const int64_t begin = split * tiling.vectors_per_split;
+  TORCHBN_HOST_DEVICE ChannelsFirstWalk(const ChannelsFirstTiling& tiling, Unit unit, int thread)
+      : channel(unit.group) {
+    const int64_t begin = unit.split * tiling.vectors_per_split;
     const int64_t wanted_end = begin + tiling.vectors_per_split;
     const int64_t end = lesser(wanted_end, tiling.vectors);
     const int64_t first = begin + thread;
@@ -78,12 +95,10 @@ struct ChannelsLastWalk {
   int64_t left = 0;      // whole vectors, this thread's
   int short_vector = 0;  // values of the short vector that follows them; 0 for all threads but one
 
-  TORCHBN_HOST_DEVICE ChannelsLastWalk(const ChannelsLastTiling& tiling, int64_t unit, int thread) {
-    const int64_t split = unit / tiling.tiles;
-    const int64_t tile = unit - split * tiling.tiles;
+  TORCHBN_HOST_DEVICE ChannelsLastWalk(const ChannelsLastTiling& tiling, Unit unit, int thread) {
     const int row_in_tile = thread / tiling.columns;
-    const int64_t column = tile * tiling.columns + (thread - row_in_tile * tiling.columns);
-    const int64_t begin = split * tiling.rows_per_split;
+    const int64_t column = unit.group * tiling.columns + (thread - row_in_tile * tiling.columns);
+    const int64_t begin = unit.split * tiling.rows_per_split;
     const int64_t wanted_end = begin + tiling.rows_per_split;
     const int64_t end = lesser(wanted_end, tiling.virtual_rows);
     const int64_t first = begin + row_in_tile;
@@ -121,7 +136,7 @@ using WalkOver = std::conditional_t<std::is_same_v<Tiling, ChannelsFirstTiling>,
 template <typename Walk>
 struct ParkedWalk : Walk {
   template <typename Tiling>
-  TORCHBN_HOST_DEVICE ParkedWalk(const Tiling& tiling, int64_t unit, int thread)
+  TORCHBN_HOST_DEVICE ParkedWalk(const Tiling& tiling, Unit unit, int thread)
       : Walk(tiling, unit, thread), slot_(thread * tiling.width) {}
 
   template <typename Tiling>

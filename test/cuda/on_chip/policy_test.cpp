@@ -285,14 +285,17 @@ TEST(ResidentPolicy, TakesTheSmallestClusterThatFillsTheDeviceInPairs) {
   EXPECT_EQ(cluster(first(32, 256, 56), DType::kFloat32, false), 8);
   EXPECT_EQ(cluster(first(32, 64, 28), DType::kFloat32), 4);  // 98 KiB, but few channels
   EXPECT_EQ(cluster(first(128, 64, 112), DType::kFloat32), 0);
-  // Channels-last: 64 bytes by 25088 rows are held by eight blocks.
-  EXPECT_EQ(cluster({128, 1024, square(14), Layout::kChannelsLast}, DType::kBFloat16), 8);
+  // Channels-last: 64 bytes by 25088 rows are held by eight blocks, but do not pay.
+  const Extent last{128, 1024, square(14), Layout::kChannelsLast};
+  EXPECT_EQ(cluster(last, DType::kBFloat16, true, KernelChoice::kResident), 8);
+  EXPECT_EQ(cluster(last, DType::kBFloat16), 0);
 }
 
 // What no cluster holds, and few channels that no cluster spreads over the device.
 TEST(ResidentPolicy, HoldsInTeams) {
-  const auto rounds = [](const Extent& e, DType dtype, bool forward) {
-    return test::rounds_of(choose(e, dtype, forward, kH100));
+  const auto rounds = [](const Extent& e, DType dtype, bool forward,
+                         KernelChoice choice = KernelChoice::kCooperative) {
+    return test::rounds_of(choose(e, dtype, forward, kH100, choice));
   };
   const Extent stem{128, 64, square(112), Layout::kChannelsFirst};  // 6 MiB a channel
   EXPECT_EQ(rounds(stem, DType::kFloat32, true), 16);
@@ -306,8 +309,14 @@ TEST(ResidentPolicy, HoldsInTeams) {
   EXPECT_EQ(rounds({8, 3, square(512), Layout::kChannelsFirst}, DType::kFloat32, false), 3);
   EXPECT_EQ(rounds({32, 64, square(56), Layout::kChannelsLast}, DType::kFloat32, true), 1);
   EXPECT_EQ(rounds({32, 64, square(56), Layout::kChannelsLast}, DType::kFloat32, false), 2);
-  // Where clusters hold it, they meet sooner.
-  EXPECT_EQ(rounds({32, 256, square(56), Layout::kChannelsFirst}, DType::kFloat32, true), 0);
+  // A second read costs less than a second round, and where clusters hold it, they meet sooner.
+  EXPECT_EQ(rounds({64, 1, square(224), Layout::kChannelsFirst}, DType::kFloat32, true,
+                   KernelChoice::kAuto),
+            1);
+  EXPECT_EQ(rounds(stem, DType::kFloat32, true, KernelChoice::kAuto), 0);
+  EXPECT_EQ(rounds({32, 256, square(56), Layout::kChannelsFirst}, DType::kFloat32, true,
+                   KernelChoice::kAuto),
+            0);
 }
 
 TEST(ResidentPolicy, SaysWhy) {
@@ -355,11 +364,11 @@ TEST(ResidentPolicy, DoesWithoutClusters) {
             1);
 }
 
-TEST(ResidentPolicy, IsNotTheDefaultYet) {
+TEST(ResidentPolicy, IsTheDefault) {
   TrainProblem problem;
   problem.extent = {32, 256, 196, Layout::kChannelsFirst};
-  EXPECT_FALSE(choose_policy(problem, kH100).on_chip.used());
-  EXPECT_GT(choose_policy(problem, kH100, KernelChoice::kAuto).on_chip.cluster, 0);
+  EXPECT_GT(choose_policy(problem, kH100).on_chip.cluster, 0);
+  EXPECT_FALSE(choose_policy(problem, kH100, KernelChoice::kSplit).on_chip.used());
 }
 
 // One pass over what is read is all that evaluation, and parameters' gradients alone, need.
