@@ -12,8 +12,8 @@ namespace torchbn::test {
 namespace {
 
 constexpr double kEps = 1e-5;
-// Values of at most 6 standard deviations: 4 float32 roundings of them, and as many for sums in float
-// of floats that a GPU adds first.
+// Values of at most 6 standard deviations: 4 float32 roundings of them, and as many for the sums of
+// floats that a GPU adds first.
 constexpr double kTolerance = 8 * 6 * 0x1p-24;
 
 class WorkedExampleTest : public testing::TestWithParam<at::Device> {
