@@ -13,8 +13,7 @@ template <typename T, typename Launch>
 cudaError_t with_tiling(const LaunchPolicy& policy, const Launch& launch) {
   constexpr int kFull = kVectorBytes / static_cast<int>(sizeof(T));
   if (policy.layout == Layout::kChannelsLast)
-    return launch.template operator()<T, (kFull < kMostAcross ? kFull : kMostAcross)>(
-        policy.channels_last);
+    return launch.template operator()<T, width_across(sizeof(T))>(policy.channels_last);
   if (policy.channels_first.width == kFull)
     return launch.template operator()<T, kFull>(policy.channels_first);
   if constexpr (sizeof(T) == 2) {

@@ -59,8 +59,7 @@ LaunchPolicy split_policy(const Extent& extent, DType dtype, uintptr_t address_b
     policy.channels_last =
         first ? planes : tile_channels_last(extent, dtype, kTileColumns, kLongestRow);
     divide_and_launch(policy.channels_last,
-                      reduces ? blocks_reducing_across(static_cast<int>(size_of(dtype))) : kUnits,
-                      device);
+                      reduces ? blocks_reducing_across(size_of(dtype)) : kUnits, device);
     parts = policy.channels_last.splits * policy.channels_last.partial_row / extent.channels;
     width = policy.channels_last.width;
   }

@@ -31,10 +31,6 @@ int64_t split_size(int64_t items, int64_t at_once, int64_t parts) {
 
 }  // namespace
 
-int width_across(DType dtype) {
-  return std::min(full_width(dtype), kMostAcross);
-}
-
 ChannelsFirstTiling tile_channels_first(const Extent& extent, DType dtype) {
   ChannelsFirstTiling tiling;
   tiling.width = widest_dividing(extent.spatial, dtype);
@@ -58,7 +54,7 @@ ChannelsFirstTiling tile_channels_first(const Extent& extent, DType dtype) {
 ChannelsLastTiling tile_channels_last(const Extent& extent, DType dtype, int columns,
                                       int longest_row) {
   ChannelsLastTiling tiling;
-  tiling.width = width_across(dtype);
+  tiling.width = width_across(size_of(dtype));
   tiling.channels = extent.channels;
   tiling.numel = extent.numel();
 
@@ -82,7 +78,7 @@ ChannelsLastTiling tile_channels_last(const Extent& extent, DType dtype, int col
 
 ChannelsLastTiling tile_planes(const Extent& extent, DType dtype, int columns) {
   ChannelsLastTiling tiling;
-  tiling.width = width_across(dtype);
+  tiling.width = width_across(size_of(dtype));
   tiling.channels = extent.channels;
   tiling.plane = extent.spatial;
   tiling.numel = extent.numel();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -23,7 +24,10 @@ inline constexpr int kBlock = 256;
 // Values of a vector whose lanes are of different channels: each of them takes sums and
 // coefficients in a thread's registers.
 inline constexpr int kMostAcross = 4;
-int width_across(DType dtype);
+constexpr int width_across(size_t value_bytes) {
+  const int full = kVectorBytes / static_cast<int>(value_bytes);
+  return full < kMostAcross ? full : kMostAcross;
+}
 
 // The longest virtual row, in vectors, that is one channels-last tile.
 inline constexpr int kLongestRow = 64;
@@ -117,7 +121,7 @@ struct ChannelsLastTiling {
 
 // Blocks of each kernel that a multiprocessor holds, so that one computes while others wait for
 // memory: what its registers are shared out to. Across channels every lane of a vector takes some.
-constexpr int blocks_reducing_across(int value_bytes) {
+constexpr int blocks_reducing_across(size_t value_bytes) {
   return value_bytes == 2 ? 3 : 2;
 }
 inline constexpr int kReducingBlocks = 3;  // along channels

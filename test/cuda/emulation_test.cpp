@@ -2,7 +2,6 @@
 // threads, and the merges between threads are replaced by plain sums over what they merge.
 // Shuffles, barriers and the memory behind them are for simulation_test.cpp, with fewer shapes.
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -200,7 +199,8 @@ void check(const Extent& extent, int64_t multiprocessors, bool aligned) {
       split_policy(extent, Type::kDType, 0, true, DeviceLimits{multiprocessors});
   constexpr int kFull = Type::kWidth;
   if (extent.layout == Layout::kChannelsLast)
-    return check<Type, std::min(kFull, kMostAcross)>(extent, policy, policy.channels_last, aligned);
+    return check<Type, width_across(sizeof(typename Type::Value))>(extent, policy,
+                                                                   policy.channels_last, aligned);
   const ChannelsFirstTiling& tiling = policy.channels_first;
   if (tiling.width == kFull) return check<Type, kFull>(extent, policy, tiling, aligned);
   if (tiling.width == kFull / 2) return check<Type, kFull / 2>(extent, policy, tiling, aligned);

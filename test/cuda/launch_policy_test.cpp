@@ -31,8 +31,7 @@ TEST(LaunchPolicy, FewChannelsFillTheDevice) {
     // All blocks at once, but for what the last rows do not share out evenly.
     for (const auto& [batch, channels, spatial] :
          {std::array<int64_t, 3>{20, 6, 65536}, {64, 1, 224 * 224}, {8, 3, 512 * 512}}) {
-      const int64_t blocks =
-          blocks_reducing_across(static_cast<int>(size_of(dtype))) * kH200.multiprocessors;
+      const int64_t blocks = blocks_reducing_across(size_of(dtype)) * kH200.multiprocessors;
       const int64_t taken = grid(choose(batch, channels, spatial, kLast, dtype));
       EXPECT_LE(taken, blocks);
       EXPECT_GE(taken, blocks * 9 / 10);
@@ -58,7 +57,7 @@ TEST(LaunchPolicy, VirtualRowsMakeFullVectorsForEveryChannelCount) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kFloat16})
     for (int64_t channels = 1; channels < 600; ++channels) {
       const ChannelsLastTiling tiling = choose(7, channels, 1000, kLast, dtype).channels_last;
-      EXPECT_EQ(tiling.width, width_across(dtype));
+      EXPECT_EQ(tiling.width, width_across(size_of(dtype)));
       EXPECT_EQ(tiling.row_vectors * tiling.width, tiling.fold * channels);
       EXPECT_LE(tiling.rows * tiling.columns, tiling.block);
       // Fewer than a fifth of the threads are left without a column.

@@ -28,7 +28,7 @@ void expect_close(const at::Tensor& cuda, const at::Tensor& cpu, double toleranc
   if (cpu.numel() == 0) return;
   // Where comparing takes less time.
   const at::Tensor expected = cpu.to(at::kCUDA).to(at::kDouble);
-  const at::Tensor actual = cuda.to(at::kCUDA).to(at::kDouble);
+  const at::Tensor actual = cuda.to(at::kDouble);
   // Sums may be infinite in a half type.
   const double worst = largest(at::where(actual == expected, 0.0, actual - expected));
   const double terms = largest(at::where(at::isfinite(expected), expected, 0.0));

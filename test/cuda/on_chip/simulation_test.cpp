@@ -116,7 +116,7 @@ TEST_P(ResidentKernels, TilesOfPlanes) {
   check(1, 1, 2, 16, 225);
   check(1, 1, 300, 8, 3);
   // As many multiprocessors as two blocks for each of the smallest tiles fill.
-  check(2, 8 / cuda::width_across(dtype()) * 2, 52, 8, 49);
+  check(2, 8 / cuda::width_across(size_of(dtype())) * 2, 52, 8, 49);
 }
 
 // Two blocks to eight share a channel, or a tile of channels, evenly or not.
