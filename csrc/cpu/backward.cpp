@@ -25,14 +25,14 @@ class Operation {
   void add_runs(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
                 vec::Lanes* sums) const {
     vec_.add_gradient(dy_ + offset, summed_x_ + offset, strip, means_ + channel, sums,
-                      past_cache_ ? &route : nullptr);
+                      origin_ == vec::Origin::kCaches ? nullptr : &route);
   }
   void map_runs(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     if (problem_.training)
       vec_.gradient(dy_ + offset, x_ + offset, dx_ + offset, strip, training_maps_.from(channel),
-                    past_cache_);
+                    map_origin_);
     else
-      vec_.affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_.from(channel), past_cache_);
+      vec_.affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_.from(channel), map_origin_);
   }
 
   // Channels last.
@@ -53,10 +53,10 @@ class Operation {
   void map_columns(int64_t offset, const vec::Strip& strip, int64_t column) const {
     if (problem_.training)
       vec_.column_gradient(dy_ + offset, x_ + offset, dx_ + offset, strip,
-                           training_maps_.from(column), past_cache_);
+                           training_maps_.from(column), map_origin_);
     else
       vec_.column_affine(dy_ + offset, dx_ + offset, strip, evaluation_maps_.from(column),
-                         past_cache_);
+                         map_origin_);
   }
 
   // Both.
@@ -84,7 +84,7 @@ class Operation {
 
   const BackwardProblem& problem_;
   const vec::Origin origin_ = training_origin(problem_.extent, sizeof(T));
-  const bool past_cache_ = origin_ != vec::Origin::kCaches;
+  const vec::Origin map_origin_ = training_map_origin(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);

@@ -19,10 +19,12 @@ inline bool exceed(const Extent& e, int64_t element_size, int64_t tensors, int64
   return tensors * e.numel() * element_size > cache_bytes;
 }
 
-// Do the tensors of a call leave the last-level cache? Then an ordinary store would fetch each line
+// Where the tensors of a call leave the last-level cache, an ordinary store would fetch each line
 // it overwrites from memory and evict what is read again, and what is read first comes from memory.
-inline bool inference_past_cache(const Extent& e, int64_t element_size) {
-  return exceed(e, element_size, 2, kCacheBytes);
+// Of tensors that nearly fill it, some lines have been evicted.
+inline vec::Origin inference_origin(const Extent& e, int64_t element_size) {
+  if (exceed(e, element_size, 2, kCacheBytes)) return vec::Origin::kMemory;
+  return exceed(e, element_size, 2, kCacheBytes / 2) ? vec::Origin::kBoth : vec::Origin::kCaches;
 }
 
 // Training needs input, output and their gradients, and between forward and backward other layers
@@ -31,11 +33,14 @@ inline bool training_past_cache(const Extent& e, int64_t element_size) {
   return exceed(e, element_size, 4, kCacheBytes / 4 * 3);
 }
 
-// Where training finds the tensors that it sums up. Of two that fill the cache, little is left when
-// they have been gone through.
+// Where training finds the tensors that it sums up, and those that it then maps. Of two that fill
+// the cache, little is left when they have been gone through.
 inline vec::Origin training_origin(const Extent& e, int64_t element_size) {
   if (!training_past_cache(e, element_size)) return vec::Origin::kCaches;
   return exceed(e, element_size, 2, kCacheBytes) ? vec::Origin::kMemory : vec::Origin::kBoth;
+}
+inline vec::Origin training_map_origin(const Extent& e, int64_t element_size) {
+  return training_past_cache(e, element_size) ? vec::Origin::kMemory : vec::Origin::kCaches;
 }
 
 }  // namespace torchbn::cpu

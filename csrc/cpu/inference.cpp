@@ -27,16 +27,16 @@ class Operation {
 
   // Channels first.
   void map_runs(int64_t channel, int64_t offset, const vec::Strip& strip) const {
-    vec_.affine(x_ + offset, y_ + offset, strip, maps_.from(channel), past_cache_);
+    vec_.affine(x_ + offset, y_ + offset, strip, maps_.from(channel), origin_);
   }
   // Channels last.
   void map_columns(int64_t offset, const vec::Strip& strip, int64_t column) const {
-    vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column), past_cache_);
+    vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column), origin_);
   }
 
  private:
   const InferenceProblem& problem_;
-  const bool past_cache_ = inference_past_cache(problem_.extent, sizeof(T));
+  const vec::Origin origin_ = inference_origin(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);

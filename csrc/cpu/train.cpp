@@ -26,10 +26,11 @@ class Operation {
   }
   void add_runs(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
                 vec::Lanes* sums) const {
-    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums, past_cache_ ? &route : nullptr);
+    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums,
+                     origin_ == vec::Origin::kCaches ? nullptr : &route);
   }
   void map_runs(int64_t channel, int64_t offset, const vec::Strip& strip) const {
-    vec_.affine(x_ + offset, y_ + offset, strip, maps_.from(channel), past_cache_);
+    vec_.affine(x_ + offset, y_ + offset, strip, maps_.from(channel), map_origin_);
   }
 
   // Channels last.
@@ -43,7 +44,7 @@ class Operation {
     vec_.add_column_moments(x_ + offset, strip, &pivots_[column], first, second, origin_);
   }
   void map_columns(int64_t offset, const vec::Strip& strip, int64_t column) const {
-    vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column), past_cache_);
+    vec_.column_affine(x_ + offset, y_ + offset, strip, maps_.from(column), map_origin_);
   }
 
   // Both.
@@ -61,7 +62,7 @@ class Operation {
 
   const TrainProblem& problem_;
   const vec::Origin origin_ = training_origin(problem_.extent, sizeof(T));
-  const bool past_cache_ = origin_ != vec::Origin::kCaches;
+  const vec::Origin map_origin_ = training_map_origin(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);

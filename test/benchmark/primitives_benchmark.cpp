@@ -53,9 +53,10 @@ struct Operands {
       : strip(s), x(values<T>(elements())), dy(x), y(x), columns(s.length + kLanes, 1) {}
 
   int64_t elements() const { return strip.rows * strip.length; }
-  bool past_cache() const { return elements() * sizeof(T) > size_t{1} << 25; }
-  Origin origin() const { return past_cache() ? Origin::kMemory : Origin::kCaches; }
-  const Route* prefetched() const { return past_cache() ? &route : nullptr; }
+  Origin origin() const {
+    return elements() * sizeof(T) > size_t{1} << 25 ? Origin::kMemory : Origin::kCaches;
+  }
+  const Route* prefetched() const { return origin() == Origin::kMemory ? &route : nullptr; }
 
   Strip strip;
   Route route{strip.length, 0, strip.rows, 0};
@@ -93,12 +94,12 @@ const std::vector<Primitive<T>>& primitives() {
       {"affine", false, 2,
        [](P p, O o) {
          const auto c = o.columns.data();
-         p.affine(o.x.data(), o.y.data(), o.strip, {c, c, c}, o.past_cache());
+         p.affine(o.x.data(), o.y.data(), o.strip, {c, c, c}, o.origin());
        }},
       {"gradient", false, 3,
        [](P p, O o) {
          const auto c = o.columns.data();
-         p.gradient(o.dy.data(), o.x.data(), o.y.data(), o.strip, {c, c, c, c}, o.past_cache());
+         p.gradient(o.dy.data(), o.x.data(), o.y.data(), o.strip, {c, c, c, c}, o.origin());
        }},
       {"add_column_moments", true, 1,
        [](P p, O o) {
@@ -113,12 +114,11 @@ const std::vector<Primitive<T>>& primitives() {
       {"column_affine", true, 2,
        [](P p, O o) {
          const auto c = o.columns.data();
-         p.column_affine(o.x.data(), o.y.data(), o.strip, {c, c, c}, o.past_cache());
+         p.column_affine(o.x.data(), o.y.data(), o.strip, {c, c, c}, o.origin());
        }},
       {"column_gradient", true, 3, [](P p, O o) {
          const auto c = o.columns.data();
-         p.column_gradient(o.dy.data(), o.x.data(), o.y.data(), o.strip, {c, c, c, c},
-                           o.past_cache());
+         p.column_gradient(o.dy.data(), o.x.data(), o.y.data(), o.strip, {c, c, c, c}, o.origin());
        }}};
   return all;
 }

@@ -79,13 +79,13 @@ TORCHBN_ALWAYS_INLINE void map_table(const Stream& stream, const Strip& strip, c
 
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip, const Map& map,
-                                       bool past_cache) {
+                                       Origin origin) {
   const bool is_table = strip.stride == strip.length && strip.length >= kBlock<T> && strip.rows > 0;
-  if (is_table && past_cache) return map_table<T, true>(stream, strip, map);
-  if (is_table && !kSharesCoefficients<T>) return map_table<T, false>(stream, strip, map);
+  if (is_table && origin == Origin::kMemory) return map_table<T, true>(stream, strip, map);
+  if (is_table && !shares_coefficients<T>(origin)) return map_table<T, false>(stream, strip, map);
   const auto map_panel = [&](int64_t row, int64_t rows, int64_t column, int64_t width) {
     map_strip<T>(stream + (row * strip.stride + column), {rows, width, strip.stride},
-                 map.each([&](const auto* values) { return values + column; }), past_cache);
+                 map.each([&](const auto* values) { return values + column; }), origin);
   };
   for_panels<T>(strip, map_panel);
 }

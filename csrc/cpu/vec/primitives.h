@@ -50,15 +50,15 @@ struct alignas(64) Lanes {
   double second[kLanes];
 };
 
-// Where the operands of a sum lie: in caches, in memory too, or so many of them in memory that no
-// cache helps.
+// Where the operands lie: in caches, in memory too, or so many of them in memory that no cache
+// helps.
 enum class Origin : uint8_t { kCaches, kBoth, kMemory };
 
 // The outputs must not overlap the inputs: the end of a run is written twice.
 // Sums prefetch along the route, or the rows to come, but from caches: where the operands lie near
 // the core that only takes time, up to half of a sum's.
-// `past_cache` says that no cache would hold the operands: then results are stored past the caches.
-// The caller orders such stores (store_fence).
+// The results of maps from memory are stored past the caches; the caller orders such stores
+// (store_fence).
 template <typename T>
 struct Primitives {
   using Value = Compute<T>;
@@ -72,9 +72,9 @@ struct Primitives {
   void (*add_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
                        Lanes* sums, const Route* prefetched);
   void (*affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& maps,
-                 bool past_cache);
+                 Origin origin);
   void (*gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
-                   const GradientCoefficients<const Value*>& maps, bool past_cache);
+                   const GradientCoefficients<const Value*>& maps, Origin origin);
 
   // A strip of strip.length channels, of one run: one pivot, sum and map per column. The
   // arrays have room for at least kLanes columns; where rows lie one behind the other, the
@@ -84,9 +84,9 @@ struct Primitives {
   void (*add_column_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
                               double* first, double* second, Origin origin);
   void (*column_affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& maps,
-                        bool past_cache);
+                        Origin origin);
   void (*column_gradient)(const T* dy, const T* x, T* dx, const Strip& strip,
-                          const GradientCoefficients<const Value*>& maps, bool past_cache);
+                          const GradientCoefficients<const Value*>& maps, Origin origin);
 
   // core/finish_channel.h for a range of channels, to whose first one the other arguments point.
   void (*finish_training)(const TrainProblem& problem, const ChannelRange& channels,

@@ -14,10 +14,13 @@ template <typename T>
 constexpr int kBlock = std::max(kLanes, kStoredRegisters<T>* kWidth<Compute<T>>);
 
 // Rows of half types share one load of their columns' coefficients: in the caches these loads would
-// be two thirds of all. Rows of wider types are better streams alone, prefetched ahead.
+// be two thirds of all. Rows of wider types, and all from memory, are better streams alone,
+// prefetched ahead.
 constexpr int64_t kSharingRows = 4;
 template <typename T>
-constexpr bool kSharesCoefficients = sizeof(T) == 2;
+TORCHBN_ALWAYS_INLINE bool shares_coefficients(Origin origin) {
+  return sizeof(T) == 2 && origin == Origin::kCaches;
+}
 
 // `block` is the same block of kElements columns in each of kRows rows.
 template <typename T, bool kStream, int kElements, int64_t kRows, typename Stream, typename Map>
@@ -137,21 +140,20 @@ TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
 
 template <typename T, typename Stream, typename Map>
 TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map,
-                                     bool past_cache) {
+                                     Origin origin) {
   // Behind a short row the next one is read, wherever it lies.
   const bool hops = strip.stride != strip.length && strip.length <= kElementsAhead<T>;
   const int64_t ahead = hops ? strip.stride : kElementsAhead<T>;
   const auto reach = [&](int64_t row) __attribute__((always_inline)) {
     return hops || strip.stride == strip.length ? (strip.rows - row) * strip.stride : strip.length;
   };
-  if (past_cache && streams(stream.to(), strip)) {
+  if (origin == Origin::kMemory && streams(stream.to(), strip)) {
     for (int64_t row = 0; row < strip.rows; ++row)
       map_row_aligned<T, true>(stream + row * strip.stride, strip.length, ahead, reach(row), map);
     return;
   }
   int64_t row = 0;
-  // From memory single rows, which are one stream, come faster.
-  if (kFromArrays<Map> && kSharesCoefficients<T> && !past_cache)
+  if (kFromArrays<Map> && shares_coefficients<T>(origin))
     for (; row + kSharingRows <= strip.rows; row += kSharingRows)
       map_rows<T, kSharingRows>(stream + row * strip.stride, strip, map);
   for (; row < strip.rows; ++row) {

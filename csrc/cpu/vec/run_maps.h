@@ -46,7 +46,7 @@ TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, 
 // once for all rows.
 template <typename T, typename Stream, template <typename> typename Map, typename V>
 TORCHBN_ALWAYS_INLINE void map_short_neighbours(const Stream& stream, const Strip& strip,
-                                                const Map<const V*>& maps, bool past_cache) {
+                                                const Map<const V*>& maps, Origin origin) {
   constexpr int64_t kPitch = kPanelColumns<T> + kBlock<T>;
   alignas(64) V columns[sizeof(Map<V>) / sizeof(V)][kPitch];
   const int64_t together = kPanelColumns<T> / strip.length;
@@ -67,18 +67,18 @@ TORCHBN_ALWAYS_INLINE void map_short_neighbours(const Stream& stream, const Stri
       return values;
     });
     map_strip<T>(stream + run * strip.length, {strip.rows, runs * strip.length, strip.stride},
-                 table, past_cache);
+                 table, origin);
   }
 }
 
 template <typename T, typename Stream, typename Maps>
 TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Maps& maps,
-                                    bool past_cache) {
-  if (strip.runs == 1) return map_strip<T>(stream, strip, map_of(maps, 0), past_cache);
+                                    Origin origin) {
+  if (strip.runs == 1) return map_strip<T>(stream, strip, map_of(maps, 0), origin);
   const bool neighbours = strip.spacing == strip.length;
   if (neighbours && strip.length < kBlock<T>)
-    return map_short_neighbours<T>(stream, strip, maps, past_cache);
-  const bool streamed = past_cache && strip.runs * strip.length >= kLeastStreamed<T>;
+    return map_short_neighbours<T>(stream, strip, maps, origin);
+  const bool streamed = origin == Origin::kMemory && strip.runs * strip.length >= kLeastStreamed<T>;
   for (int64_t row = 0; row < strip.rows; ++row) {
     const Stream first = stream + row * strip.stride;
     if (neighbours && streamed)
@@ -88,7 +88,7 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
     else
       for (int64_t i = 0; i < strip.runs; ++i)
         map_strip<T>(first + i * strip.spacing, {1, strip.length, strip.stride}, map_of(maps, i),
-                     past_cache);
+                     origin);
   }
 }
 

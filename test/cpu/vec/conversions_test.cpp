@@ -22,7 +22,8 @@ void check_conversions(Level level) {
   for (const Affine<float>& map :
        {Affine<float>{0, 1, 0}, {0.3f, 1.7f, 0.01f}, {0, 1e-6f, 0}, {0, 0x1.003p-3f, 0}}) {
     cpu::vec::table().get<T>().affine(x.data(), y.data(), {1, 65536, 0},
-                                      {&map.mean, &map.scale, &map.shift}, false);
+                                      {&map.mean, &map.scale, &map.shift},
+                                      cpu::vec::Origin::kCaches);
     for (int i = 0; i < 65536; ++i) {
       const float value = apply(fuses(level), map, widen(x[i]));
       const T expected = narrow<T>(value);

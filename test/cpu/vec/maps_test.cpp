@@ -19,6 +19,7 @@ namespace {
 
 using cpu::vec::kLanes;
 using cpu::vec::Level;
+using cpu::vec::Origin;
 using cpu::vec::Primitives;
 
 constexpr int64_t kMostElements = 1 << 17;
@@ -38,16 +39,16 @@ class MapsTest : public testing::Test {
         [&](bool fused, Value, Value x, int64_t run, int64_t) {
           return apply(fused, affine_of(maps[run]), x);
         },
-        [&](const Primitives<T>& p, const T*, const T* x, T* y, bool past_cache) {
-          p.affine(x, y, s, affine_of(at), past_cache);
+        [&](const Primitives<T>& p, const T*, const T* x, T* y, Origin origin) {
+          p.affine(x, y, s, affine_of(at), origin);
         });
     check(
         s, alignments, "gradient",
         [&](bool fused, Value dy, Value x, int64_t run, int64_t) {
           return apply(fused, maps[run], dy, x);
         },
-        [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, bool past_cache) {
-          p.gradient(dy, x, dx, s, at, past_cache);
+        [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, Origin origin) {
+          p.gradient(dy, x, dx, s, at, origin);
         });
   }
 
@@ -61,16 +62,16 @@ class MapsTest : public testing::Test {
         [&](bool fused, Value, Value x, int64_t, int64_t c) {
           return apply(fused, affine_of(maps[c]), x);
         },
-        [&](const Primitives<T>& p, const T*, const T* x, T* y, bool past_cache) {
-          p.column_affine(x, y, s, affine_of(at), past_cache);
+        [&](const Primitives<T>& p, const T*, const T* x, T* y, Origin origin) {
+          p.column_affine(x, y, s, affine_of(at), origin);
         });
     check(
         s, alignments, "column_gradient",
         [&](bool fused, Value dy, Value x, int64_t, int64_t c) {
           return apply(fused, maps[c], dy, x);
         },
-        [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, bool past_cache) {
-          p.column_gradient(dy, x, dx, s, at, past_cache);
+        [&](const Primitives<T>& p, const T* dy, const T* x, T* dx, Origin origin) {
+          p.column_gradient(dy, x, dx, s, at, origin);
         });
   }
 
@@ -103,12 +104,12 @@ class MapsTest : public testing::Test {
       for (Level level : levels()) {
         const ForcedLevel forced(level);
         const std::vector<T>& expected = expected_of[fuses(level)];
-        for (bool past_cache : {false, true}) {
+        for (const Origin origin : {Origin::kCaches, Origin::kBoth, Origin::kMemory}) {
           T* zone = reinterpret_cast<T*>(out_.begin()) + offset;
           std::memset(static_cast<void*>(zone), kPattern, expected.size() * sizeof(T));
-          run(cpu::vec::table().get<T>(), dy_at, x_at, zone + kZone, past_cache);
+          run(cpu::vec::table().get<T>(), dy_at, x_at, zone + kZone, origin);
           ASSERT_EQ(std::memcmp(zone, expected.data(), expected.size() * sizeof(T)), 0)
-              << name << " " << name_of(level) << (past_cache ? " past the caches: " : ": ")
+              << name << " " << name_of(level) << ", origin " << static_cast<int>(origin) << ": "
               << describe(s) << ", output at " << offset;
         }
       }
