@@ -1,7 +1,5 @@
 #include "calls.h"
 
-#include <c10/util/SmallVector.h>
-
 #include "optional_tensor.h"
 #include "outputs.h"
 
@@ -48,60 +46,34 @@ MutableChannelVector write(const char* name, const std::optional<at::Tensor>& ve
   return present(vector) ? write(name, *vector) : MutableChannelVector{};
 }
 
-// Whether the axes, slowest first, follow each other in memory without gaps.
-bool is_dense(const at::Tensor& tensor, c10::ArrayRef<int64_t> axes) {
-  int64_t expected = 1;
-  for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
-    if (tensor.size(*axis) == 1) continue;
-    if (tensor.stride(*axis) != expected) return false;
-    expected *= tensor.size(*axis);
-  }
-  return true;
-}
-
-bool is_channels_last(const at::Tensor& tensor) {
-  c10::SmallVector<int64_t, 5> axes = {0};
-  for (int64_t axis = 2; axis < tensor.dim(); ++axis) axes.push_back(axis);
-  axes.push_back(1);
-  return is_dense(tensor, axes);
-}
-
-// The layout in which kernels can work on the tensor where it lies, if there is one.
+// How kernels see the tensor where it lies. They can work on it if it is dense, whatever the order
+// of its axes: those outside of the channels in memory make the batch, those within them a plane.
 std::optional<Extent> native_extent(const at::Tensor& tensor) {
-  Extent extent{tensor.size(0), tensor.size(1), 1, Layout::kChannelsFirst};
-  for (int64_t axis = 2; axis < tensor.dim(); ++axis) extent.spatial *= tensor.size(axis);
-  if (tensor.is_contiguous()) {
-    // Where both layouts are the same memory, take the one with the longer runs.
-    if (extent.channels == 1) return Extent{1, 1, extent.count(), Layout::kChannelsFirst};
-    if (extent.spatial == 1) extent.layout = Layout::kChannelsLast;
-    return extent;
+  if (!tensor.is_non_overlapping_and_dense()) return std::nullopt;
+  Extent extent{1, tensor.size(1), 1, Layout::kChannelsFirst};
+  if (extent.channels == 1) return Extent{1, 1, tensor.numel(), Layout::kChannelsFirst};
+  for (int64_t axis = 0; axis < tensor.dim(); ++axis) {
+    if (axis == 1) continue;
+    const bool within = tensor.stride(axis) < tensor.stride(1);
+    (within ? extent.spatial : extent.batch) *= tensor.size(axis);
   }
-  if (!is_channels_last(tensor)) return std::nullopt;
-  extent.layout = Layout::kChannelsLast;
+  if (extent.spatial == 1) extent.layout = Layout::kChannelsLast;
   return extent;
 }
 
-// The tensor itself where kernels can work on it, else a copy on which they can.
+// The tensor itself where kernels can work on it, else a copy with the strides of an output.
 at::Tensor to_native(const at::Tensor& tensor) {
-  return native_extent(tensor) ? tensor : tensor.contiguous(tensor.suggest_memory_format());
+  return native_extent(tensor) ? tensor : allocate_like(tensor).copy_(tensor);
 }
 
-// The tensor itself where it lies as `like` does, else a copy that does.
+// The tensor itself where each of its elements lies as in `like`, else a copy of which that is
+// true.
 at::Tensor to_layout_of(const at::Tensor& like, const at::Tensor& tensor) {
-  const auto extent = native_extent(tensor);
-  if (extent && *extent == *native_extent(like)) return tensor;
-  return allocate_like(like).copy_(tensor);
-}
-
-// What a kernel fills for `output`, which was allocated with the strides of an input that had to be
-// copied to `native`: the output itself where nothing had to be copied.
-at::Tensor native_output(const at::Tensor& output, const at::Tensor& input,
-                         const at::Tensor& native) {
-  return native.is_same(input) ? output : allocate_like(native);
-}
-
-void copy_if_apart(const at::Tensor& output, const at::Tensor& native) {
-  if (!output.is_same(native)) output.copy_(native);
+  for (int64_t axis = 0; axis < tensor.dim(); ++axis) {
+    if (tensor.size(axis) > 1 && tensor.stride(axis) != like.stride(axis))
+      return allocate_like(like).copy_(tensor);
+  }
+  return tensor;
 }
 
 }  // namespace
@@ -110,11 +82,10 @@ template <typename Problem>
 ForwardCall<Problem>::ForwardCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                                   const std::optional<at::Tensor>& bias, double eps)
     : input_(to_native(with_memory("input", input))), outputs_(allocate_forward(input)) {
-  native_output_ = native_output(outputs_.output, input, input_);
   problem_.extent = *native_extent(input_);
   problem_.dtype = dtype_of(input_);
   problem_.input = input_.const_data_ptr();
-  problem_.output = native_output_.mutable_data_ptr();
+  problem_.output = outputs_.output.mutable_data_ptr();
   problem_.weight = read("weight", weight);
   problem_.bias = read("bias", bias);
   problem_.eps = eps;
@@ -124,7 +95,6 @@ ForwardCall<Problem>::ForwardCall(const at::Tensor& input, const std::optional<a
 
 template <typename Problem>
 std::tuple<at::Tensor, at::Tensor, at::Tensor> ForwardCall<Problem>::results() {
-  copy_if_apart(outputs_.output, native_output_);
   if (empty()) {
     outputs_.save_mean.zero_();
     outputs_.save_invstd.zero_();
@@ -185,10 +155,7 @@ BackwardCall::BackwardCall(const at::Tensor& grad_output, const std::optional<at
   problem_.weight = read("weight", weight);
   problem_.mean = mean_.const_data_ptr<double>();
   problem_.invstd = invstd_.const_data_ptr<double>();
-  if (need_input) {
-    native_grad_input_ = native_output(gradients_.input, data, native);
-    problem_.grad_input = native_grad_input_.mutable_data_ptr();
-  }
+  if (need_input) problem_.grad_input = gradients_.input.mutable_data_ptr();
   if (need_weight) problem_.grad_weight = write("grad_weight", gradients_.weight);
   if (need_bias) problem_.grad_bias = write("grad_bias", gradients_.bias);
 }
@@ -200,7 +167,6 @@ bool BackwardCall::empty() const {
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> BackwardCall::results() {
-  if (native_grad_input_.defined()) copy_if_apart(gradients_.input, native_grad_input_);
   if (problem_.extent.numel() == 0) {
     gradients_.weight.zero_();
     gradients_.bias.zero_();

@@ -30,7 +30,7 @@ class ForwardCall {
   Problem problem_;
 
  private:
-  at::Tensor input_, native_output_;
+  at::Tensor input_;
   ForwardOutputs outputs_;
 };
 
@@ -64,7 +64,7 @@ class BackwardCall {
 
  private:
   BackwardProblem problem_;
-  at::Tensor grad_output_, input_, mean_, invstd_, native_grad_input_;
+  at::Tensor grad_output_, input_, mean_, invstd_;
   Gradients gradients_;
 };
 

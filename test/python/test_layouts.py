@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,28 @@ def test_every_pair_of_layouts(device, shape, dtype):
         dy = in_layout(random(shape, dtype, device, seed=50 + j), second)
         for training in (True, False):
             check_all(x, dy, weight, bias, *statistics(3, dtype, device), training=training)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("order", itertools.permutations(range(4)), ids=str)
+def test_dense_memory_in_any_order_is_a_batch_of_planes(device, order, training):
+    shape = (6, 3, 4, 5)
+    memory = [random([shape[axis] for axis in order], device=device, seed=i) for i in range(2)]
+    arguments = *parameters(3, device=device), *statistics(3, device=device), training
+
+    def results(view):
+        x, dy = (view(values) for values in memory)
+        y = batch_norm(x.requires_grad_(), *arguments)
+        return y.detach(), torch.autograd.grad(y, x, dy)[0]
+
+    with torch.profiler.profile() as profile:
+        permuted = results(lambda values: values.permute(np.argsort(order).tolist()))
+    assert "aten::copy_" not in {event.name for event in profile.events()}
+    batch = int(np.prod([shape[axis] for axis in order[:order.index(1)]]))
+    planes = results(lambda values: values.reshape(batch, 3, -1))
+    for found, expected in zip(permuted, planes, strict=True):
+        assert found.permute(order).is_contiguous()
+        assert torch.equal(found.permute(order).flatten(), expected.flatten())
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted"])
