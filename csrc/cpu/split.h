@@ -50,10 +50,11 @@ void for_lines(int64_t begin, int64_t end, int64_t length, const F& f) {
 
 // Walks the items [begin, end) of `cost` elements each in pieces, the last one first: f(first,
 // last). Whoever went through them before, a pass of ours or the layer that made them, has left the
-// last ones in the caches. Pieces are long enough to be streams of their own.
+// last ones in the caches. Each piece is a new stream to the prefetchers: shorter ones cost up to a
+// tenth, longer ones would be more than a core keeps.
 template <typename F>
 void latest_first(int64_t begin, int64_t end, int64_t cost, const F& f) {
-  constexpr int64_t kPiece = 65536;
+  constexpr int64_t kPiece = 512 * 1024;
   const int64_t piece = std::max<int64_t>(kPiece / std::max<int64_t>(cost, 1), 1);
   for (; end > begin; end -= piece) f(std::max(begin, end - piece), end);
 }
