@@ -42,11 +42,19 @@ TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, 
   if (i < end) map_block<T, false, kBlock<T>>(stream + (end - kBlock<T>), map, 0);
 }
 
-// Neighbouring runs shorter than a block are columns of a table: their coefficients are laid out
-// once for all rows.
+// Are neighbouring runs better taken as columns of a table? Those shorter than a block are, and
+// narrow rows that share coefficients, if they are enough to pay for laying these out.
+template <typename T>
+TORCHBN_ALWAYS_INLINE bool are_columns(const Strip& strip, Origin origin) {
+  if (strip.length < kBlock<T>) return true;
+  return shares_coefficients<T>(origin) && strip.rows >= 4 * kSharingRows &&
+         strip.runs * strip.length <= kPanelColumns<T> / 2;
+}
+
+// The coefficients are laid out once for all rows.
 template <typename T, typename Stream, template <typename> typename Map, typename V>
-TORCHBN_ALWAYS_INLINE void map_short_neighbours(const Stream& stream, const Strip& strip,
-                                                const Map<const V*>& maps, Origin origin) {
+TORCHBN_ALWAYS_INLINE void map_neighbours_as_columns(const Stream& stream, const Strip& strip,
+                                                     const Map<const V*>& maps, Origin origin) {
   constexpr int64_t kPitch = kPanelColumns<T> + kBlock<T>;
   alignas(64) V columns[sizeof(Map<V>) / sizeof(V)][kPitch];
   const int64_t together = kPanelColumns<T> / strip.length;
@@ -76,8 +84,8 @@ TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, co
                                     Origin origin) {
   if (strip.runs == 1) return map_strip<T>(stream, strip, map_of(maps, 0), origin);
   const bool neighbours = strip.spacing == strip.length;
-  if (neighbours && strip.length < kBlock<T>)
-    return map_short_neighbours<T>(stream, strip, maps, origin);
+  if (neighbours && are_columns<T>(strip, origin))
+    return map_neighbours_as_columns<T>(stream, strip, maps, origin);
   const bool streamed = origin == Origin::kMemory && strip.runs * strip.length >= kLeastStreamed<T>;
   for (int64_t row = 0; row < strip.rows; ++row) {
     const Stream first = stream + row * strip.stride;

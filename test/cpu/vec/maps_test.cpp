@@ -199,11 +199,16 @@ TYPED_TEST(MapsTest, NeighbouringRuns) {
       this->check_runs({2, length, runs * length + 3, runs, length}, kLine<TypeParam>);
     this->check_runs({2, length, 2 * length, 2, length}, kLine<TypeParam>);
   }
-  // Runs shorter than a block are laid out as columns, so many at a time.
+  // Runs shorter than a block, and many narrow rows, are laid out as columns, so many at a time.
   constexpr int64_t kColumns = 2048 / sizeof(TypeParam);
   for (int64_t length = 1; length <= 32; ++length)
     for (int64_t runs : around({kColumns / length, 2 * kColumns / length}))
       if (runs > 0) this->check_runs({3, length, runs * length + 3, runs, length}, 2);
+  for (int64_t length : {33, 48, 100})
+    for (int64_t runs : around({kColumns / 2 / length}))
+      if (runs > 1)
+        for (int64_t rows : {15, 16, 17, 19})
+          this->check_runs({rows, length, runs * length, runs, length}, 2);
 }
 
 // Rows of many columns are cut into panels, of which the last may be up to twice as wide.
