@@ -56,17 +56,20 @@ struct TwoSums {
   double second;
 };
 
-inline TwoSums fold(const vec::Lanes& lanes) {
-  double first[vec::kLanes], second[vec::kLanes];
-  std::copy_n(lanes.first, vec::kLanes, first);
-  std::copy_n(lanes.second, vec::kLanes, second);
-  for (int half = vec::kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) {
-      first[i] += first[i + half];
-      second[i] += second[i + half];
-    }
+// The upper half onto the lower one, again and again, in registers.
+template <int kCount = vec::kLanes>
+double fold(const double (&lanes)[kCount]) {
+  if constexpr (kCount == 1) {
+    return lanes[0];
+  } else {
+    double half[kCount / 2];
+    for (int i = 0; i < kCount / 2; ++i) half[i] = lanes[i] + lanes[i + kCount / 2];
+    return fold(half);
   }
-  return {first[0], second[0]};
+}
+
+inline TwoSums fold(const vec::Lanes& lanes) {
+  return {fold(lanes.first), fold(lanes.second)};
 }
 
 }  // namespace torchbn::cpu
