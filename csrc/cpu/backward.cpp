@@ -25,7 +25,7 @@ class Operation {
   void add_runs(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
                 vec::Lanes* sums) const {
     vec_.add_gradient(dy_ + offset, summed_x_ + offset, strip, means_ + channel, sums,
-                      origin_ == vec::Origin::kCaches ? nullptr : &route);
+                      prefetches_ ? &route : nullptr);
   }
   void map_runs(int64_t channel, int64_t offset, const vec::Strip& strip) const {
     if (problem_.training)
@@ -84,6 +84,9 @@ class Operation {
 
   const BackwardProblem& problem_;
   const vec::Origin origin_ = training_origin(problem_.extent, sizeof(T));
+  // Of one image both tensors are streams, which the hardware follows better alone: up to twice as
+  // fast in a last-level cache.
+  const bool prefetches_ = origin_ != vec::Origin::kCaches && problem_.extent.batch > 1;
   const vec::Origin map_origin_ = training_map_origin(problem_.extent, sizeof(T));
   const vec::Primitives<T>& vec_ = vec::table().get<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
