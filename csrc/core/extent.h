@@ -12,7 +12,8 @@ enum class Layout : uint8_t {
   kChannelsLast,   // (N, S, C); also 2-D inputs of more than one channel
 };
 
-// What is left of an input of any rank: statistics are taken per channel over batch and spatial.
+// What is left of an input of any rank: statistics are taken per channel over batch and spatial, to
+// which axes belong as they lie in memory, outside of the channels or within them.
 struct Extent {
   int64_t batch = 0;
   int64_t channels = 0;
