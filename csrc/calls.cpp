@@ -51,7 +51,10 @@ MutableChannelVector write(const char* name, const std::optional<at::Tensor>& ve
 std::optional<Extent> native_extent(const at::Tensor& tensor) {
   if (!tensor.is_non_overlapping_and_dense()) return std::nullopt;
   Extent extent{1, tensor.size(1), 1, Layout::kChannelsFirst};
-  if (extent.channels == 1) return Extent{1, 1, tensor.numel(), Layout::kChannelsFirst};
+  if (extent.channels == 1) {  // one plane, whatever stride that axis has
+    extent.spatial = tensor.numel();
+    return extent;
+  }
   for (int64_t axis = 0; axis < tensor.dim(); ++axis) {
     if (axis == 1) continue;
     const bool within = tensor.stride(axis) < tensor.stride(1);
