@@ -78,7 +78,8 @@ def inductor(mode=None):
     # the cache on disk is searched with.
     torch._inductor.config.cpp.threads = torch.get_num_threads()
     # Nor does the instruction set belong to it: what was generated for another one crashes.
-    torch._inductor.config.fx_graph_cache = "ATEN_CPU_CAPABILITY" not in os.environ
+    if "ATEN_CPU_CAPABILITY" in os.environ:
+        torch._inductor.config.fx_graph_cache = False
     # Without this the gradient of a kept graph raises. What backward could reuse the memory of is
     # as small as the statistics.
     torch._functorch.config.donated_buffer = False
