@@ -23,8 +23,6 @@ on a GPU also:
   inductor_max      the same as inductor with max-autotune, without its graphs
   cudnn             cuDNN's own library, mode SPATIAL; called through ctypes, so
   cudnn_persistent  and SPATIAL_PERSISTENT         look at its graphs, not calls
-  torchbn_auto      no peer, and never the best one: torchbn with the kernels
-                    that TORCHBN_CUDA_KERNEL=auto chooses
 
 On a GPU every case is measured in four modes: single calls, as users make them, and CUDA graphs of
 20 or more, the time of the kernels alone; each hot, on the same tensors, and cold, on tensors that

@@ -19,15 +19,15 @@ def contestants_of(case, problem, chosen):
     calls, errors, notes = {"floor": problem.floor}, {}, []
     for peer in [*chosen, peers.OURS]:
         try:
-            call = peer.wrap(problem.contestant(peer.prepare()))
+            call = problem.contestant(peer.prepare())
             found = problem.errors(call())
         except Exception as error:
-            if peer.ours:
+            if peer is peers.OURS:
                 raise
             notes.append(f"{case.name}: without {peer.name}: {peers.brief(error)}")
             continue
-        if peer.ours and not max(found.values()) <= 1:
-            raise CaseError(f"{peer.name} is wrong; errors in units of the allowed one: {found}")
+        if peer is peers.OURS and not max(found.values()) <= 1:
+            raise CaseError(f"torchbn is wrong; errors in units of the allowed one: {found}")
         calls[peer.name], errors[peer.name] = call, summary.rounded(max(found.values()), 2)
     if not summary.peers_of(calls):
         raise CaseError(f"no peer is left to measure against: {'; '.join(notes)}")
@@ -41,8 +41,7 @@ def cold_calls(problem, calls, chosen, count):
     for peer in [*chosen, peers.OURS]:
         if peer.name in calls:
             batch_norm = peer.prepare()
-            cold[peer.name] = measure.rotated(
-                [peer.wrap(p.contestant(batch_norm)) for p in problems])
+            cold[peer.name] = measure.rotated([p.contestant(batch_norm) for p in problems])
     return cold
 
 

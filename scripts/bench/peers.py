@@ -24,11 +24,6 @@ class Peer:
     prepare: Callable
     missing: Callable = lambda device: None
     devices: tuple = ("cpu", "cuda")
-    wrap: Callable = lambda call: call  # makes of a case's call the one that is timed
-
-    @property
-    def ours(self):
-        return self.name.startswith("torchbn")
 
 
 def aten():
@@ -46,25 +41,6 @@ def native():
 def torchbn():
     return lambda x, mean, var, weight, bias, training: torch.ops.torchbn.batch_norm(
         x, weight, bias, mean, var, training, MOMENTUM, EPS)
-
-
-def with_kernel(name, call):
-    """The call, with other kernels of ours than the environment asks for. Setting it costs one or
-    two microseconds each time, graphs none."""
-    variable = "TORCHBN_CUDA_KERNEL"
-
-    def other():
-        before = os.environ.get(variable)
-        os.environ[variable] = name
-        try:
-            return call()
-        finally:
-            if before is None:
-                del os.environ[variable]
-            else:
-                os.environ[variable] = before
-
-    return other
 
 
 def inductor(mode=None):
@@ -122,10 +98,7 @@ PEERS = [
          cudnn.missing, GPU),
     Peer("cudnn_persistent", "cuDNN persistent",
          functools.partial(cudnn.batch_norm, cudnn.SPATIAL_PERSISTENT, MOMENTUM, EPS),
-         cudnn.missing, GPU),
-    # No peer of ours, but what might become the default.
-    Peer("torchbn_auto", "torchbn auto", torchbn, devices=GPU,
-         wrap=functools.partial(with_kernel, "auto"))]
+         cudnn.missing, GPU)]
 NAMES = [peer.name for peer in PEERS]
 OURS = Peer("torchbn", "torchbn", torchbn)
 TITLES = {"floor": "floor", **{peer.name: peer.title for peer in [*PEERS, OURS]}}

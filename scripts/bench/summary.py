@@ -65,8 +65,7 @@ def geometric_mean(values):
 
 
 def peers_of(contestants):
-    """Those that are not ours."""
-    return [name for name in contestants if name != "floor" and not name.startswith("torchbn")]
+    return [name for name in contestants if name not in ("floor", "torchbn")]
 
 
 def best_peer(result):

@@ -15,8 +15,7 @@ def command(check):
         arguments += ["--peers", "aten", "--rounds", "5"]
     else:
         # Compiling would take most of the time.
-        arguments += ["--peers", "aten", "native", "cudnn", "cudnn_persistent", "torchbn_auto",
-                      "--dtype", "float32", "bfloat16"]
+        arguments += ["--peers", "aten", "native", "cudnn", "cudnn_persistent", "--dtype", "float32", "bfloat16"]
     return [sys.executable, str(check.root / "scripts" / "bench" / "bench.py"), *arguments]
 
 

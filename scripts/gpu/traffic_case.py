@@ -40,7 +40,7 @@ def count(case, contestants, device="cuda"):
     asked = problem.Problem(case, device)
     for peer in contestants:
         try:
-            call = peer.wrap(asked.contestant(peer.prepare()))
+            call = asked.contestant(peer.prepare())
             call()  # allocates and chooses kernels
         except Exception as error:
             print(f"{case.name}: without {peer.name}: {peers.brief(error)}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """One case of the benchmark: who takes part, whether they are right, and the modes of a GPU."""
 
-import os
 import re
 
 import pytest
@@ -57,25 +56,12 @@ def test_a_wrong_torchbn_fails_a_case_and_a_failing_peer_does_not(monkeypatch):
     right = peers.aten()
     calls, errors, _ = contest.contestants_of(case, asked, [peers.PEERS[0], wrong("other")])
     assert "other" in calls and errors["other"] > 1
-    # Our other kernels have to be right as well.
-    with pytest.raises(contest.CaseError, match="torchbn_auto is wrong"):
-        contest.contestants_of(case, asked, [peers.PEERS[0], wrong("torchbn_auto")])
-    with pytest.raises(RuntimeError, match="no luck"):
-        contest.contestants_of(case, asked, [peers.Peer("torchbn_auto", "auto", fails)])
     monkeypatch.setattr(peers, "OURS", wrong("torchbn"))
     with pytest.raises(contest.CaseError, match="torchbn is wrong"):
         contest.contestants_of(case, asked, [peers.PEERS[0]])
-
-
-@pytest.mark.parametrize("before", [None, "split"])
-def test_our_other_kernels_are_asked_for_during_a_call_alone(before, monkeypatch):
-    variable = "TORCHBN_CUDA_KERNEL"
-    monkeypatch.delenv(variable, raising=False)
-    if before:
-        monkeypatch.setenv(variable, before)
-    (other,) = (peer for peer in peers.PEERS if peer.name == "torchbn_auto")
-    assert other.wrap(lambda: os.environ[variable])() == "auto"
-    assert os.environ.get(variable) == before
+    monkeypatch.setattr(peers, "OURS", peers.Peer("torchbn", "torchbn", fails))
+    with pytest.raises(RuntimeError, match="no luck"):
+        contest.contestants_of(case, asked, [peers.PEERS[0]])
 
 
 def test_a_peer_that_cannot_take_part_is_named(monkeypatch):
@@ -125,8 +111,6 @@ def test_who_cannot_be_captured_is_left_out_of_the_graphs(pretended_gpu, monkeyp
     assert notes[0].startswith(f"{case.name}: without aten in graphs: RuntimeError: operation")
     with pytest.raises(RuntimeError):
         contest.in_graphs(case, {"torchbn": None}, 20, notes)
-    with pytest.raises(RuntimeError):
-        contest.in_graphs(case, {"torchbn_auto": None}, 20, notes)
 
 
 def test_nothing_is_collected_during_a_capture(monkeypatch):
@@ -204,7 +188,7 @@ def test_every_peer_is_explained():
 
 def test_the_gpus_peers_are_all_there():
     assert peers.names_of("cuda") == ["aten", "native", "inductor", "inductor_max", "cudnn",
-                                      "cudnn_persistent", "torchbn_auto"]
+                                      "cudnn_persistent"]
     assert set(peers.TITLES) <= set(plot.COLOURS)
     _, notes = peers.choose(["cudnn"], "cpu")
     assert notes == ["without cudnn: it does not run on cpu"]

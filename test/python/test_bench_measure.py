@@ -78,9 +78,6 @@ def test_the_headline_is_against_the_fastest_peer():
     both = result(2.0, inductor=1.5, of_floor=0.9)
     assert summary.best_peer(both) == "inductor"
     assert summary.headline(both) == [1.5, 1.5, 1.5]
-    both["ratios"]["torchbn_auto"] = [0.5, 0.5, 0.5]
-    both["microseconds"]["torchbn_auto"] = [1, 1, 1]
-    assert summary.best_peer(both) == "inductor", "our own other kernels are no peer"
 
 
 def test_the_mean_is_geometric():
