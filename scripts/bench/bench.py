@@ -23,6 +23,8 @@ on a GPU also:
   inductor_max      the same as inductor with max-autotune, without its graphs
   cudnn             cuDNN's own library, mode SPATIAL; called through ctypes, so
   cudnn_persistent  and SPATIAL_PERSISTENT         look at its graphs, not calls
+  cudnn_graph       cuDNN's graph interface, likewise, by the package
+                    nvidia-cudnn-frontend where that is installed
 
 On a GPU every case is measured in four modes: single calls, as users make them, and CUDA graphs of
 20 or more, the time of the kernels alone; each hot, on the same tensors, and cold, on tensors that

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cudnn
+import cudnn_graph
+import cudnn_legacy
 import torch
 import torch.nn.functional as F
 
@@ -94,11 +95,14 @@ PEERS = [
     # Without the graphs of its own that max-autotune makes: graphs are made here, of everyone.
     Peer("inductor_max", "Inductor max", functools.partial(inductor, "max-autotune-no-cudagraphs"),
          no_compiler, GPU),
-    Peer("cudnn", "cuDNN", functools.partial(cudnn.batch_norm, cudnn.SPATIAL, MOMENTUM, EPS),
-         cudnn.missing, GPU),
+    Peer("cudnn", "cuDNN",
+         functools.partial(cudnn_legacy.batch_norm, cudnn_legacy.SPATIAL, MOMENTUM, EPS),
+         cudnn_legacy.missing, GPU),
     Peer("cudnn_persistent", "cuDNN persistent",
-         functools.partial(cudnn.batch_norm, cudnn.SPATIAL_PERSISTENT, MOMENTUM, EPS),
-         cudnn.missing, GPU)]
+         functools.partial(cudnn_legacy.batch_norm, cudnn_legacy.SPATIAL_PERSISTENT, MOMENTUM, EPS),
+         cudnn_legacy.missing, GPU),
+    Peer("cudnn_graph", "cuDNN graph", functools.partial(cudnn_graph.batch_norm, MOMENTUM, EPS),
+         cudnn_graph.missing, GPU)]
 NAMES = [peer.name for peer in PEERS]
 OURS = Peer("torchbn", "torchbn", torchbn)
 TITLES = {"floor": "floor", **{peer.name: peer.title for peer in [*PEERS, OURS]}}

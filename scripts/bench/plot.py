@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: 
 # Told apart by readers who see no red or no green as well.
 COLOURS = {"floor": "#8c8c8c", "aten": "#e69f00", "native": "#f0e442", "inductor": "#56b4e9",
            "inductor_max": "#0072b2", "cudnn": "#009e73", "cudnn_persistent": "#cc79a7",
-           "best": "#d55e00", "torchbn": "#00508c"}
+           "cudnn_graph": "#882255", "best": "#d55e00", "torchbn": "#00508c"}
 MARKERS = {"channels_first": "o", "channels_last": "^"}
 PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")
 

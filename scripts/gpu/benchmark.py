@@ -15,7 +15,8 @@ def command(check):
         arguments += ["--peers", "aten", "--rounds", "5"]
     else:
         # Compiling would take most of the time.
-        arguments += ["--peers", "aten", "native", "cudnn", "cudnn_persistent", "--dtype", "float32", "bfloat16"]
+        arguments += ["--peers", "aten", "native", "cudnn", "cudnn_persistent", "cudnn_graph",
+                      "--dtype", "float32", "bfloat16"]
     return [sys.executable, str(check.root / "scripts" / "bench" / "bench.py"), *arguments]
 
 

@@ -188,7 +188,7 @@ def test_every_peer_is_explained():
 
 def test_the_gpus_peers_are_all_there():
     assert peers.names_of("cuda") == ["aten", "native", "inductor", "inductor_max", "cudnn",
-                                      "cudnn_persistent"]
+                                      "cudnn_persistent", "cudnn_graph"]
     assert set(peers.TITLES) <= set(plot.COLOURS)
     _, notes = peers.choose(["cudnn"], "cpu")
     assert notes == ["without cudnn: it does not run on cpu"]

@@ -1,6 +1,6 @@
 """cuDNN's batch normalization through its own library, the one that torch's wheel brings along.
 
-torch itself goes there only for some types and layouts. The legacy calls are used, in both of their
+torch itself goes there only for some types and layouts. These are the legacy calls, in both of their
 modes: SPATIAL, and SPATIAL_PERSISTENT, which reads the input once where that fits on the chip.
 Calls through ctypes cost microseconds of Python, so that it is in CUDA graphs that this is compared.
 """
@@ -10,6 +10,7 @@ import functools
 import pathlib
 import sys
 
+import cudnn_layer
 import torch
 
 SPATIAL, SPATIAL_PERSISTENT = 1, 2  # cudnnBatchNormMode_t
@@ -85,25 +86,12 @@ def library():
     return Library(ctypes.CDLL(find()))
 
 
-def stream():
-    return torch.cuda.current_stream().cuda_stream
-
-
-def sizes_and_strides(x):
-    """At least four of each; further axes of one element have the strides of the same layout."""
-    sizes, strides = list(x.shape), list(x.stride())
-    # Rows of channels are channels-last as much as channels-first, and that is the faster way.
-    last = x.dim() == 2 or (x.stride(1) == 1 and x.shape[1] > 1)
-    missing = max(0, 4 - x.dim())
-    return sizes + [1] * missing, strides + [x.shape[1] if last else 1] * missing
-
-
 class Layer:
     """One kind of call: descriptors, sizes of memory, factors."""
 
     def __init__(self, lib, x, mode):
         self.lib, self.mode = lib, mode
-        sizes, strides = sizes_and_strides(x)
+        sizes, strides = cudnn_layer.sizes_and_strides(x)
         array = ctypes.c_int * len(sizes)
         self.x = lib.new("cudnnCreateTensorDescriptor")
         lib.call("cudnnSetTensorNdDescriptor", self.x, DATA[x.dtype], len(sizes), array(*sizes),
@@ -129,7 +117,7 @@ class Layer:
         mean, invstd = torch.empty_like(weight), torch.empty_like(weight)
         work = x.new_empty(self.forward_bytes, dtype=torch.uint8)
         reserve = x.new_empty(self.reserve_bytes, dtype=torch.uint8)
-        self.lib.call("cudnnSetStream", self.lib.handle, stream())
+        self.lib.call("cudnnSetStream", self.lib.handle, cudnn_layer.stream())
         self.lib.call(
             "cudnnBatchNormalizationForwardTrainingEx", self.lib.handle, self.mode, OPS_BN,
             *self.factors, self.x, x.data_ptr(), None, None, self.x, y.data_ptr(), self.channels,
@@ -140,7 +128,7 @@ class Layer:
 
     def inference(self, x, weight, bias, running_mean, running_var, eps):
         y = torch.empty_like(x)
-        self.lib.call("cudnnSetStream", self.lib.handle, stream())
+        self.lib.call("cudnnSetStream", self.lib.handle, cudnn_layer.stream())
         self.lib.call(
             "cudnnBatchNormalizationForwardInference", self.lib.handle, self.mode, *self.factors,
             self.x, x.data_ptr(), self.x, y.data_ptr(), self.channels, weight.data_ptr(),
@@ -150,7 +138,7 @@ class Layer:
     def backward(self, dy, x, weight, bias, mean, invstd, reserve, eps):
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
         work = x.new_empty(self.backward_bytes, dtype=torch.uint8)
-        self.lib.call("cudnnSetStream", self.lib.handle, stream())
+        self.lib.call("cudnnSetStream", self.lib.handle, cudnn_layer.stream())
         self.lib.call(
             "cudnnBatchNormalizationBackwardEx", self.lib.handle, self.mode, OPS_BN, *self.factors,
             *self.factors, self.x, x.data_ptr(), None, None, self.x, dy.data_ptr(), None, None,
@@ -160,35 +148,6 @@ class Layer:
         return dx, dweight, dbias
 
 
-class Train(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias, layer, mean, var, momentum, eps):
-        y, *saved = layer.train(x, weight, bias, mean, var, momentum, eps)
-        ctx.save_for_backward(x, weight, bias, *saved)
-        ctx.layer, ctx.eps = layer, eps
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        # The one descriptor is that of x: a gradient in another layout has to be made to fit.
-        x = ctx.saved_tensors[0]
-        if dy.stride() != x.stride():
-            dy = torch.empty_like(x).copy_(dy)
-        return *ctx.layer.backward(dy, *ctx.saved_tensors, ctx.eps), None, None, None, None, None
-
-
 def batch_norm(mode, momentum, eps, lib=None):
     """A function as peers.py has them."""
-    layers = {}
-
-    def call(x, mean, var, weight, bias, training):
-        if (x.stride(), x.dtype) not in layers:
-            layers[x.stride(), x.dtype] = Layer(lib or library(), x, mode)
-        layer = layers[x.stride(), x.dtype]
-        if training:
-            return Train.apply(x, weight, bias, layer, mean, var, momentum, eps)
-        if x.requires_grad:
-            raise NotImplementedError("cuDNN has no backward pass of evaluation")
-        return layer.inference(x, weight, bias, mean, var, eps)
-
-    return call
+    return cudnn_layer.batch_norm(lambda x: Layer(lib or library(), x, mode), momentum, eps)

@@ -1,4 +1,4 @@
-"""cuDNN as a peer, without cuDNN or a GPU: what is asked of the library, and in which order."""
+"""cuDNN's legacy calls, without cuDNN or a GPU: what is asked of the library, and in which order."""
 
 import ctypes
 import pathlib
@@ -9,7 +9,8 @@ import torch
 
 import bench_record  # noqa: F401  the path to the benchmark
 
-import cudnn
+import cudnn_layer
+import cudnn_legacy as legacy
 
 
 class Recorder:
@@ -44,7 +45,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch):
-    monkeypatch.setattr(cudnn, "stream", lambda: 77)
+    monkeypatch.setattr(cudnn_layer, "stream", lambda: 77)
     return Recorder()
 
 
@@ -61,12 +62,12 @@ PREPARED = ["cudnnCreate", "cudnnCreateTensorDescriptor", "cudnnSetTensorNdDescr
             "cudnnGetBatchNormalizationTrainingExReserveSpaceSize"]
 
 
-@pytest.mark.parametrize("mode", [cudnn.SPATIAL, cudnn.SPATIAL_PERSISTENT])
+@pytest.mark.parametrize("mode", [legacy.SPATIAL, legacy.SPATIAL_PERSISTENT])
 def test_a_step_is_prepared_once_and_then_two_calls(recorder, mode):
     x, weight, bias, mean, var = tensors()
     for leaf in (x, weight, bias):
         leaf.requires_grad_()
-    call = cudnn.batch_norm(mode, 0.1, 1e-5, cudnn.Library(recorder))
+    call = legacy.batch_norm(mode, 0.1, 1e-5, legacy.Library(recorder))
     for step in range(2):
         y = call(x, mean, var, weight, bias, True)
         dy = torch.ones_like(y)
@@ -79,7 +80,7 @@ def test_a_step_is_prepared_once_and_then_two_calls(recorder, mode):
     forward, backward = (arguments for _, arguments in recorder.calls[-3::2])
     handle = forward[0].value
     assert recorder.calls[-4][1] == (forward[0], 77) and handle == 1000
-    assert forward[1:3] == backward[1:3] == (mode, cudnn.OPS_BN)
+    assert forward[1:3] == backward[1:3] == (mode, legacy.OPS_BN)
     assert [factor._obj.value for factor in forward[3:5]] == [1, 0]
     assert [type(factor._obj) for factor in forward[3:5]] == [ctypes.c_float] * 2
     descriptor, channels = forward[5], forward[11]
@@ -99,7 +100,7 @@ def test_a_step_is_prepared_once_and_then_two_calls(recorder, mode):
 
 def test_evaluation_is_a_call_without_backward(recorder):
     x, weight, bias, mean, var = tensors(dtype=torch.float64)
-    call = cudnn.batch_norm(cudnn.SPATIAL, 0.1, 1e-5, cudnn.Library(recorder))
+    call = legacy.batch_norm(legacy.SPATIAL, 0.1, 1e-5, legacy.Library(recorder))
     call(x, mean, var, weight, bias, False)
     name, arguments = recorder.calls[-1]
     assert name == "cudnnBatchNormalizationForwardInference"
@@ -111,10 +112,10 @@ def test_evaluation_is_a_call_without_backward(recorder):
 
 
 def test_a_status_is_an_error(recorder):
-    lib = cudnn.Library(recorder)
+    lib = legacy.Library(recorder)
     recorder.status = 3000
     with pytest.raises(RuntimeError, match="cudnnCreateTensorDescriptor gives status 3000"):
-        cudnn.Layer(lib, tensors()[0], cudnn.SPATIAL)
+        legacy.Layer(lib, tensors()[0], legacy.SPATIAL)
 
 
 @pytest.mark.parametrize("x, strides", [
@@ -124,7 +125,7 @@ def test_a_status_is_an_error(recorder):
     (torch.empty(4, 6, 5, 7).contiguous(memory_format=torch.channels_last), (210, 1, 42, 6)),
     (torch.empty(2, 3, 4, 5, 6), (360, 120, 30, 6, 1))], ids=str)
 def test_descriptors_have_the_layout_of_the_tensor(recorder, x, strides):
-    cudnn.Layer(cudnn.Library(recorder), x, cudnn.SPATIAL)
+    legacy.Layer(legacy.Library(recorder), x, legacy.SPATIAL)
     _, dtype, count, sizes, found = dict(recorder.calls)["cudnnSetTensorNdDescriptor"]
     assert tuple(found) == strides and count == len(strides) and dtype == 0
     assert tuple(sizes)[:x.dim()] == tuple(x.shape) and set(sizes[x.dim():]) <= {1}
@@ -133,7 +134,7 @@ def test_descriptors_have_the_layout_of_the_tensor(recorder, x, strides):
 @pytest.fixture(scope="module")
 def header():
     """What the wheel says of itself; comments are gone."""
-    folder = pathlib.Path(cudnn.find()).parent.parent / "include"
+    folder = pathlib.Path(legacy.find()).parent.parent / "include"
     text = "".join(path.read_text() for path in sorted(folder.glob("cudnn_*_v9.h")))
     if not text:
         pytest.skip("there is no cuDNN here, or not its headers")
@@ -141,17 +142,17 @@ def header():
 
 
 def test_constants_are_those_of_the_header(header):
-    names = {"CUDNN_BATCHNORM_SPATIAL": cudnn.SPATIAL, "CUDNN_BATCHNORM_OPS_BN": cudnn.OPS_BN,
-             "CUDNN_BATCHNORM_SPATIAL_PERSISTENT": cudnn.SPATIAL_PERSISTENT,
-             "CUDNN_DATA_FLOAT": cudnn.DATA[torch.float32],
-             "CUDNN_DATA_DOUBLE": cudnn.DATA[torch.float64],
-             "CUDNN_DATA_HALF": cudnn.DATA[torch.float16],
-             "CUDNN_DATA_BFLOAT16": cudnn.DATA[torch.bfloat16]}
+    names = {"CUDNN_BATCHNORM_SPATIAL": legacy.SPATIAL, "CUDNN_BATCHNORM_OPS_BN": legacy.OPS_BN,
+             "CUDNN_BATCHNORM_SPATIAL_PERSISTENT": legacy.SPATIAL_PERSISTENT,
+             "CUDNN_DATA_FLOAT": legacy.DATA[torch.float32],
+             "CUDNN_DATA_DOUBLE": legacy.DATA[torch.float64],
+             "CUDNN_DATA_HALF": legacy.DATA[torch.float16],
+             "CUDNN_DATA_BFLOAT16": legacy.DATA[torch.bfloat16]}
     for name, value in names.items():
         assert int(re.search(rf"\b{name}\s*=\s*(\d+)", header)[1]) == value, name
 
 
-@pytest.mark.parametrize("name", cudnn.SIGNATURES)
+@pytest.mark.parametrize("name", legacy.SIGNATURES)
 def test_signatures_are_those_of_the_header(header, name):
     declared = re.search(rf"\b{name}\(([^;]*)\);", header)[1]
     letters = ""
@@ -163,4 +164,4 @@ def test_signatures_are_those_of_the_header(header, name):
         letters += "p" if pointer else {"double": "d", "size_t": "z"}.get(kind, "i")
         assert pointer or kind in ("double", "size_t", "int") or kind.endswith(
             ("Mode_t", "Ops_t", "DataType_t")), parameter
-    assert letters == cudnn.SIGNATURES[name]
+    assert letters == legacy.SIGNATURES[name]
