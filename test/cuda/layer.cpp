@@ -3,16 +3,11 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "operators.h"
+
 namespace torchbn::test {
 
 namespace {
-
-template <typename Signature>
-const c10::TypedOperatorHandle<Signature>& find(const char* name) {
-  static const auto handle =
-      c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-  return handle;
-}
 
 double largest(const at::Tensor& tensor) {
   return tensor.to(at::kDouble).abs().max().item<double>();
@@ -27,7 +22,7 @@ void expect_close(const at::Tensor& cuda, const at::Tensor& cpu, double toleranc
   ASSERT_EQ(cuda.scalar_type(), cpu.scalar_type()) << what;
   if (cpu.numel() == 0) return;
   // Where comparing takes less time.
-  const at::Tensor expected = cpu.to(at::kCUDA).to(at::kDouble);
+  const at::Tensor expected = cpu.to(cuda.device()).to(at::kDouble);
   const at::Tensor actual = cuda.to(at::kDouble);
   // Sums may be infinite in a half type.
   const double worst = largest(at::where(actual == expected, 0.0, actual - expected));
@@ -52,35 +47,30 @@ double tolerance(at::ScalarType dtype) {
 }  // namespace
 
 Layer Layer::to(at::Device device) const {
-  const auto move = [&](const OptionalTensor& tensor) {
-    return tensor ? OptionalTensor(tensor->to(device, false, true)) : std::nullopt;
+  const auto copy = [&](const at::Tensor& tensor) {
+    return tensor.to(device, /*non_blocking=*/false, /*copy=*/true);
   };
-  return {input.to(device),   grad_output.to(device), move(weight), move(bias),
-          move(running_mean), move(running_var),      move(counter)};
+  const auto copy_if = [&](const OptionalTensor& tensor) {
+    return tensor ? OptionalTensor(copy(*tensor)) : std::nullopt;
+  };
+  return {copy(input),           copy(grad_output),    copy_if(weight), copy_if(bias),
+          copy_if(running_mean), copy_if(running_var), copy_if(counter)};
 }
 
 Results Layer::train(std::optional<double> momentum) const {
-  using Signature = Results(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                            const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                            std::optional<double>, double);
-  return find<Signature>("torchbn::batch_norm_train")
-      .call(input, weight, bias, running_mean, running_var, counter, momentum, 1e-5);
+  return ops::batch_norm_train(input, weight, bias, running_mean, running_var, counter, momentum,
+                               1e-5);
 }
 
 Results Layer::inference() const {
-  using Signature = Results(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                            const at::Tensor&, const at::Tensor&, double);
-  return find<Signature>("torchbn::batch_norm_inference")
-      .call(input, weight, bias, *running_mean, *running_var, 1e-5);
+  return ops::batch_norm_inference(input, weight, bias, *running_mean, *running_var, 1e-5);
 }
 
 Results Layer::backward(const at::Tensor& mean, const at::Tensor& invstd, bool training,
                         bool need_input, bool need_weight, bool need_bias) const {
-  using Signature = Results(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                            const at::Tensor&, const at::Tensor&, bool, bool, bool, bool);
   const OptionalTensor data = training || need_weight ? OptionalTensor(input) : std::nullopt;
-  return find<Signature>("torchbn::batch_norm_backward")
-      .call(grad_output, data, weight, mean, invstd, training, need_input, need_weight, need_bias);
+  return ops::batch_norm_backward(grad_output, data, weight, mean, invstd, training, need_input,
+                                  need_weight, need_bias);
 }
 
 at::Tensor values(at::IntArrayRef shape, at::ScalarType dtype) {
@@ -137,7 +127,7 @@ void expect_equal_to_cpu(const Layer& cpu, const Layer& cuda) {
     // Both from the same statistics: a mean that is off by e moves sum(dy * xhat) by e * sum(dy).
     const auto [dx, dweight, dbias] = cpu.backward(mean, invstd, true);
     const auto [cuda_dx, cuda_dweight, cuda_dbias] =
-        cuda.backward(mean.to(at::kCUDA), invstd.to(at::kCUDA), true);
+        cuda.backward(mean.to(cuda.input.device()), invstd.to(cuda.input.device()), true);
     // dx is a difference of terms of the size of weight * invstd * dy.
     const double terms =
         largest(invstd) * largest(cpu.grad_output) * (cpu.weight ? largest(*cpu.weight) : 1);
@@ -168,11 +158,15 @@ void expect_equal_to_cpu(const Layer& cpu, const Layer& cuda) {
 }
 
 Kernels::Kernels(const std::string& name) {
-  setenv("TORCHBN_CUDA_KERNEL", name.c_str(), 1);
+  if (const char* const before = std::getenv(kVariable)) before_ = before;
+  setenv(kVariable, name.c_str(), 1);
 }
 
 Kernels::~Kernels() {
-  unsetenv("TORCHBN_CUDA_KERNEL");
+  if (before_)
+    setenv(kVariable, before_->c_str(), 1);
+  else
+    unsetenv(kVariable);
 }
 
 INSTANTIATE_TEST_SUITE_P(, BatchNormCuda, testing::ValuesIn(all_kernels()),

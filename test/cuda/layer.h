@@ -15,7 +15,7 @@ namespace torchbn::test {
 using Results = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 using OptionalTensor = std::optional<at::Tensor>;
 
-// The tensors of a layer on one device.
+// The tensors of a layer on one device; `to` copies all of them.
 struct Layer {
   at::Tensor input;
   at::Tensor grad_output;
@@ -44,6 +44,10 @@ class Kernels {
   ~Kernels();
   Kernels(const Kernels&) = delete;
   Kernels& operator=(const Kernels&) = delete;
+
+ private:
+  static constexpr const char* kVariable = "TORCHBN_CUDA_KERNEL";
+  std::optional<std::string> before_;
 };
 
 inline const std::vector<std::string>& all_kernels() {

@@ -12,25 +12,6 @@
 namespace torchbn::test {
 namespace {
 
-TEST_P(BatchNormCuda, SideStreamsOrderTheirOwnWork) {
-  const Layer cpu = make_layer({32, 64, 56, 56}, at::kFloat);
-  const auto everything = [&] {
-    const Layer layer = cpu.to(at::kCUDA);
-    std::vector<Results> results;
-    results.push_back(layer.train());
-    results.push_back(layer.backward(std::get<1>(results[0]), std::get<2>(results[0]), true));
-    results.push_back(layer.inference());
-    results.push_back(layer.backward(std::get<1>(results[2]), std::get<2>(results[2]), false));
-    return results;
-  };
-  const std::vector<Results> expected = everything();
-  c10::cuda::getCurrentCUDAStream().synchronize();
-  const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
-  // The copies to the device are still under way when the operators are called.
-  const std::vector<Results> found = everything();
-  for (size_t i = 0; i < expected.size(); ++i) expect_same_bits(found[i], expected[i]);
-}
-
 TEST_P(BatchNormCuda, ThreadsWorkOnStreamsOfTheirOwn) {
   const Layer cpu = make_layer({32, 64, 56, 56}, at::kFloat);
   const Results expected = cpu.to(at::kCUDA).train();

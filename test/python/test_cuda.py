@@ -163,7 +163,8 @@ def test_a_captured_graph_replays_with_the_counter_advancing(momentum, shape, dt
 
 @pytest.mark.works_with("CUDA graphs and streams")
 @LAYOUT
-def test_work_is_queued_on_the_current_stream(layout):
+@MODE
+def test_work_is_queued_on_the_current_stream(layout, training):
     """The input is written late on a side stream: work on another stream would read zeros."""
     x, dy, affine, buffers = problem((16, 8, 32, 32), layout=layout)
     late = torch.zeros_like(x)
@@ -172,9 +173,9 @@ def test_work_is_queued_on_the_current_stream(layout):
     with torch.cuda.stream(side):
         torch.cuda._sleep(50_000_000)
         late.copy_(x)
-        found = run(late, dy, affine, [b.clone() for b in buffers], True)
+        found = run(late, dy, affine, [b.clone() for b in buffers], training)
     side.synchronize()
-    for a, b in zip(found, run(x, dy, affine, buffers, True), strict=True):
+    for a, b in zip(found, run(x, dy, affine, buffers, training), strict=True):
         assert torch.equal(a, b)
 
 
@@ -221,8 +222,10 @@ def test_the_device_is_the_inputs():
 
 def test_unknown_kernels_are_refused(monkeypatch):
     monkeypatch.setenv("TORCHBN_CUDA_KERNEL", "fastest")
+    counter = torch.tensor(0, device="cuda")
     with pytest.raises(ValueError, match='must be split, resident, cooperative or auto, but it is "fastest"'):
-        batch_norm(random((4, 3), device="cuda"), training=True)
+        batch_norm(random((4, 3), device="cuda"), training=True, num_batches_tracked=counter)
+    assert counter == 0
 
 
 def test_a_parameter_on_another_device_is_refused():
