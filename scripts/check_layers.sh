@@ -56,7 +56,6 @@ mapfile -t cuda < <(sources csrc/cuda h cpp cu cuh)
 mapfile -t cuda_kernels < <(sources csrc/cuda h cu cuh)
 mapfile -t autograd < <(sources csrc/autograd h cpp)
 mapfile -t meta < <(sources csrc/meta h cpp)
-mapfile -t distributed < <(sources csrc/distributed h cpp)
 mapfile -t shared < <(find csrc -maxdepth 1 -name '*.h' -o -maxdepth 1 -name '*.cpp' | sort)
 mapfile -t public < <(sources include h)
 
@@ -73,9 +72,7 @@ forbid "the CUDA backend sees no other backend" "$(anything_of_ours_but core/ cu
 forbid "the Meta backend sees no other backend" "$(anything_of_ours_but meta/ "$glue")" "${meta[@]}"
 forbid "autograd sees the operators and their checks only" \
   "$(anything_of_ours_but autograd/ 'operators\.h"' 'checks\.h"' 'optional_tensor\.h"')" "${autograd[@]}"
-forbid "distributed sees the operators and their checks only" \
-  "$(anything_of_ours_but distributed/ 'operators\.h"' 'checks\.h"' 'optional_tensor\.h"')" "${distributed[@]}"
-forbid "shared files see no backend" '"(cpu|cuda|meta|autograd|distributed)/' "${shared[@]}"
+forbid "shared files see no backend" '"(cpu|cuda|meta|autograd)/' "${shared[@]}"
 forbid "public headers see torch and each other only" '"|<(?!(torchbn|torch|ATen|c10)/)\w+/' "${public[@]}"
 forbid "sources are compiled, not included" '[<"][^>"]*\.(cpp|cu)[>"]' "${all[@]}"
 forbid "headers are named from the root of csrc" '"\.\.?/' "${all[@]}"
