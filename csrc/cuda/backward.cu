@@ -3,6 +3,7 @@
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/normalize.h"
 #include "cuda/on_chip/kernels.h"
@@ -56,11 +57,10 @@ cudaError_t launch_finish(const BackwardProblem& problem, const Launch& launch) 
     const bool folds = transforms(problem, launch);
     auto* const training = coefficients<GradientCoefficients<T>>(launch);
     auto* const evaluation = coefficients<Affine<T>>(launch);
-    finish_gradients<T><<<static_cast<unsigned>(numbers.grid), kBlock, 0, launch.stream>>>(
-        problem, partial_sums<GradientSums>(launch), launch.policy.parts, numbers.lanes,
-        folds && problem.training ? training : nullptr,
-        folds && !problem.training ? evaluation : nullptr);
-    return cudaGetLastError();
+    return launch_kernel(finish_gradients<T>, numbers.grid, kBlock, launch.stream, problem,
+                         partial_sums<GradientSums>(launch), launch.policy.parts, numbers.lanes,
+                         folds && problem.training ? training : nullptr,
+                         folds && !problem.training ? evaluation : nullptr);
   });
 }
 

@@ -1,6 +1,7 @@
 #include "core/finish_channel.h"
 #include "cuda/dispatch.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/normalize.h"
 #include "cuda/transform.cuh"
 #include "cuda/workspace.h"
@@ -33,10 +34,9 @@ __global__ void __launch_bounds__(kBlock)
 // For tiles that share channels with others.
 cudaError_t fold_then_normalize(const InferenceProblem& problem, const Launch& launch) {
   const cudaError_t error = with_compute_type(problem.dtype, [&]<typename T>() {
-    const auto grid = static_cast<unsigned>(launch.policy.finish.grid);
-    fold_running_statistics<T>
-        <<<grid, kBlock, 0, launch.stream>>>({problem}, coefficients<Affine<T>>(launch));
-    return cudaGetLastError();
+    return launch_kernel(fold_running_statistics<T>, launch.policy.finish.grid, kBlock,
+                         launch.stream, RunningStatisticsFold<T>{problem},
+                         coefficients<Affine<T>>(launch));
   });
   if (error != cudaSuccess) return error;
   return normalize(problem.input, problem.output, problem.dtype, nullptr, launch);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/launch.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/thread/reductions.h"
 #include "cuda/thread/walk.h"
@@ -22,7 +23,7 @@ __global__ void __launch_bounds__(kBlock, kReducingBlocks)
                           typename Reduction::Sums* partials) {
   using Sums = typename Reduction::Sums;
   // As bytes, because shared memory takes no initial values.
-  __shared__ alignas(Sums) unsigned char storage[kBlock / 32 * sizeof(Sums)];
+  alignas(Sums) __shared__ unsigned char storage[kBlock / 32 * sizeof(Sums)];
   for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x) {
     const ChannelsFirstWalk walk(tiling, unit_at(tiling, unit), static_cast<int>(threadIdx.x));
     const Sums sums =
@@ -40,7 +41,7 @@ __global__ void __launch_bounds__(kBlock, blocks_reducing_across(sizeof(typename
   using Sums = typename Reduction::Sums;
   // Half of a block's sums, and half a row more where the stack's height is odd.
   constexpr int kRoom = (kBlock + kLongestRow) / 2 * Reduction::kVectorWidth;
-  __shared__ alignas(Sums) unsigned char storage[kRoom * sizeof(Sums)];
+  alignas(Sums) __shared__ unsigned char storage[kRoom * sizeof(Sums)];
   Sums* const stack = reinterpret_cast<Sums*>(storage);
   const int width = static_cast<int>(tiling.merged_width);
   const int thread = static_cast<int>(threadIdx.x);
@@ -58,17 +59,15 @@ __global__ void __launch_bounds__(kBlock, blocks_reducing_across(sizeof(typename
 template <typename Reduction>
 cudaError_t launch_reduction(const Reduction& reduction, const ChannelsFirstTiling& tiling,
                              typename Reduction::Sums* partials, cudaStream_t stream) {
-  reduce_channels_first<<<static_cast<unsigned>(tiling.grid), tiling.block, 0, stream>>>(
-      reduction, tiling, partials);
-  return cudaGetLastError();
+  return launch_kernel(reduce_channels_first<Reduction>, tiling.grid, tiling.block, stream,
+                       reduction, tiling, partials);
 }
 
 template <typename Reduction>
 cudaError_t launch_reduction(const Reduction& reduction, const ChannelsLastTiling& tiling,
                              typename Reduction::Sums* partials, cudaStream_t stream) {
-  reduce_channels_last<<<static_cast<unsigned>(tiling.grid), kBlock, 0, stream>>>(reduction, tiling,
-                                                                                  partials);
-  return cudaGetLastError();
+  return launch_kernel(reduce_channels_last<Reduction>, tiling.grid, kBlock, stream, reduction,
+                       tiling, partials);
 }
 
 }  // namespace torchbn::cuda

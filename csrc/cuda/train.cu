@@ -3,6 +3,7 @@
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/merge.cuh"
 #include "cuda/normalize.h"
 #include "cuda/on_chip/kernels.h"
@@ -35,10 +36,9 @@ cudaError_t launch_reduce(const TrainProblem& problem, const Launch& launch) {
 cudaError_t launch_finish(const TrainProblem& problem, const Launch& launch) {
   return with_compute_type(problem.dtype, [&]<typename T>() {
     const FinishLaunch& numbers = launch.policy.finish;
-    finish_moments<T><<<static_cast<unsigned>(numbers.grid), kBlock, 0, launch.stream>>>(
-        problem, partial_sums<ShiftedSums>(launch), launch.policy.parts, numbers.lanes,
-        coefficients<Affine<T>>(launch));
-    return cudaGetLastError();
+    return launch_kernel(finish_moments<T>, numbers.grid, kBlock, launch.stream, problem,
+                         partial_sums<ShiftedSums>(launch), launch.policy.parts, numbers.lanes,
+                         coefficients<Affine<T>>(launch));
   });
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/launch.cuh"
 #include "cuda/thread/transforms.h"
 #include "cuda/thread/walk.h"
 
@@ -13,9 +14,10 @@ namespace torchbn::cuda {
 // reduce. The kernel that folded the coefficients precedes in the stream, and so does all that
 // reads the counter, which one thread advances. The last units come first: where the tensor was
 // reduced before, they are what the L2 cache still holds.
-template <typename Walk, typename Transform, typename Tiling>
+template <typename Transform, typename Tiling>
 __global__ void __launch_bounds__(kBlock, kTransformingBlocks)
     transform(const Transform op, const Tiling tiling, int64_t* counter) {
+  using Walk = WalkOver<Tiling>;
   if (counter != nullptr && blockIdx.x == 0 && threadIdx.x == 0) ++*counter;
   for (int64_t unit = tiling.units() - 1 - blockIdx.x; unit >= 0; unit -= gridDim.x)
     apply_transform(op, tiling, Walk(tiling, unit_at(tiling, unit), static_cast<int>(threadIdx.x)));
@@ -24,19 +26,19 @@ __global__ void __launch_bounds__(kBlock, kTransformingBlocks)
 template <typename Transform, typename Tiling>
 cudaError_t launch_transform(const Transform& op, const Tiling& tiling, int64_t* counter,
                              cudaStream_t stream) {
-  transform<WalkOver<Tiling>>
-      <<<static_cast<unsigned>(tiling.grid), tiling.block, 0, stream>>>(op, tiling, counter);
-  return cudaGetLastError();
+  return launch_kernel(transform<Transform, Tiling>, tiling.grid, tiling.block, stream, op, tiling,
+                       counter);
 }
 
 // The same where coefficients follow from what each channel has, without any sums: blocks fold
 // those of a unit themselves, as fold(channel, stores). Only for tilings whose tiles are groups.
-template <typename Walk, typename Transform, typename Fold, typename Tiling>
+template <typename Transform, typename Fold, typename Tiling>
 __global__ void __launch_bounds__(kBlock, kTransformingBlocks)
     fold_and_transform(Transform op, const Fold fold, const Tiling tiling) {
+  using Walk = WalkOver<Tiling>;
   using Coefficients = typename Transform::Coefficients;
   constexpr int kMost = kLongestRow * Transform::kVectorWidth;
-  __shared__ alignas(Coefficients) unsigned char storage[kMost * sizeof(Coefficients)];
+  alignas(Coefficients) __shared__ unsigned char storage[kMost * sizeof(Coefficients)];
   auto* const coefficients = reinterpret_cast<Coefficients*>(storage);
   op.coefficients = coefficients;
   for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x) {
@@ -54,9 +56,8 @@ __global__ void __launch_bounds__(kBlock, kTransformingBlocks)
 template <typename Transform, typename Fold, typename Tiling>
 cudaError_t launch_fold_and_transform(const Transform& op, const Fold& fold, const Tiling& tiling,
                                       cudaStream_t stream) {
-  fold_and_transform<WalkOver<Tiling>>
-      <<<static_cast<unsigned>(tiling.grid), tiling.block, 0, stream>>>(op, fold, tiling);
-  return cudaGetLastError();
+  return launch_kernel(fold_and_transform<Transform, Fold, Tiling>, tiling.grid, tiling.block,
+                       stream, op, fold, tiling);
 }
 
 }  // namespace torchbn::cuda

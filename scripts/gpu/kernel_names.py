@@ -15,8 +15,7 @@ def demangled(names):
 
 
 def brief(name):
-    """A demangled name without its arguments, namespaces and what follows from the rest of it."""
+    """A demangled name without its arguments and namespaces."""
     name = re.sub(r"\(anonymous namespace\)::|<unnamed>::", "", name)
     name = re.sub(r"\([^()]*(\([^()]*\)[^()]*)*\)$", "", name)
-    name = re.sub(r"\b(\w+::)+|\(\w+\)|^void ", "", name)
-    return re.sub(r", \w+Tiling(?=>)", "", name.replace(" >", ">"))
+    return re.sub(r"\b(\w+::)+|\(\w+\)|^void ", "", name).replace(" >", ">")

@@ -49,10 +49,9 @@ struct BackwardPass {
 
 cudaError_t backward_on_chip(const BackwardProblem& problem, const Launch& launch) {
   return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-    using Walk = WalkOver<std::decay_t<decltype(tiling)>>;
     const BackwardPass<T, kWidth> pass{problem, launch.policy.aligned};
-    return launch.policy.on_chip.team > 0 ? launch_cooperative<Walk>(pass, tiling, launch, nullptr)
-                                          : launch_resident<Walk>(pass, tiling, launch, nullptr);
+    return launch.policy.on_chip.team > 0 ? launch_cooperative(pass, tiling, launch, nullptr)
+                                          : launch_resident(pass, tiling, launch, nullptr);
   });
 }
 

@@ -6,8 +6,9 @@
 #include <cstdint>
 
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/merge.cuh"
-#include "cuda/on_chip/launch.cuh"
+#include "cuda/on_chip/dynamic_shared.cuh"
 #include "cuda/on_chip/parked.cuh"
 #include "cuda/thread/transforms.h"
 #include "cuda/thread/walk.h"
@@ -68,20 +69,19 @@ __device__ void publish(const Tiling& tiling, const Share& share, const Sums* su
 
 // The grid is teams * team. The counter is advanced when all channels have read what they need of
 // it.
-template <typename Walk, typename Pass, typename Tiling>
+template <typename Pass, typename Tiling>
 __global__ void __launch_bounds__(kBlock, kCooperativeBlocks)
     cooperative(const Pass pass, const Tiling tiling, const OnChipLaunch numbers,
                 typename Pass::Reduction::Sums* partials,
                 typename Pass::Transform::Coefficients* coefficients, int64_t* counter) {
-  extern __shared__ Vector<unsigned char, kVectorBytes> shared[];
-  unsigned char* const storage = shared->lane;
+  unsigned char* const storage = dynamic_shared();
   const auto slots = [&](int tensor) { return slots_of<Pass>(storage, numbers, tensor); };
   auto* const sums =
       reinterpret_cast<typename Pass::Reduction::Sums*>(storage + numbers.sums_offset);
   const auto walk = [&](int64_t first) {
     const Share share(numbers, first);
-    return ParkedWalk<Walk>(tiling, unit_of(tiling, share.rank, share.group),
-                            static_cast<int>(Share::anew(threadIdx.x)));
+    return ParkedWalk<WalkOver<Tiling>>(tiling, unit_of(tiling, share.rank, share.group),
+                                        static_cast<int>(Share::anew(threadIdx.x)));
   };
 
   for (int64_t first = 0; first < tiling.groups(); first += numbers.teams) {
@@ -102,13 +102,13 @@ __global__ void __launch_bounds__(kBlock, kCooperativeBlocks)
   if (counter != nullptr && blockIdx.x == 0 && threadIdx.x == 0) ++*counter;
 }
 
-template <typename Walk, typename Pass, typename Tiling>
+template <typename Pass, typename Tiling>
 cudaError_t launch_cooperative(const Pass& pass, const Tiling& tiling, const Launch& launch,
                                int64_t* counter) {
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeCooperative;
   together.val.cooperative = 1;
-  return launch_on_chip(cooperative<Walk, Pass, Tiling>, &together, pass, tiling, launch,
+  return launch_on_chip(cooperative<Pass, Tiling>, &together, pass, tiling, launch,
                         partial_sums<typename Pass::Reduction::Sums>(launch),
                         coefficients<typename Pass::Transform::Coefficients>(launch), counter);
 }

@@ -6,8 +6,9 @@
 
 #include "cuda/finish.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/on_chip/cluster.cuh"
-#include "cuda/on_chip/launch.cuh"
+#include "cuda/on_chip/dynamic_shared.cuh"
 #include "cuda/on_chip/parked.cuh"
 #include "cuda/thread/transforms.h"
 #include "cuda/thread/walk.h"
@@ -29,20 +30,20 @@ __device__ Sums merge_cluster(const Cluster& cluster, Sums* own) {
 // threads of a block take part to the end, also those without a vector. Every block finishes the
 // group for itself; the first one of the cluster stores what is to be stored. The counter is
 // advanced while other channels may still be at work.
-template <typename Walk, typename Pass, typename Tiling>
+template <typename Pass, typename Tiling>
 __global__ void __launch_bounds__(kBlock, kResidentBlocks<Tiling>)
     resident(const Pass pass, const Tiling tiling, const OnChipLaunch numbers, int64_t* counter) {
   using Sums = typename Pass::Reduction::Sums;
   using Coefficients = typename Pass::Transform::Coefficients;
-  extern __shared__ Vector<unsigned char, kVectorBytes> shared[];
-  unsigned char* const storage = shared->lane;
+  unsigned char* const storage = dynamic_shared();
   const auto slots = [&](int tensor) { return slots_of<Pass>(storage, numbers, tensor); };
   Sums* const sums = reinterpret_cast<Sums*>(storage + numbers.sums_offset);
   auto* const coefficients = reinterpret_cast<Coefficients*>(storage + numbers.coefficients_offset);
 
   const Cluster cluster(numbers.cluster);
   const int64_t group = blockIdx.x / static_cast<unsigned>(cluster.size());
-  const ParkedWalk<Walk> walk(tiling, Unit{cluster.rank(), group}, static_cast<int>(threadIdx.x));
+  const ParkedWalk<WalkOver<Tiling>> walk(tiling, Unit{cluster.rank(), group},
+                                          static_cast<int>(threadIdx.x));
   const int64_t first = tiling.first_channel(group);
   const int channels = static_cast<int>(tiling.channels_of(group));
   for (int i = static_cast<int>(threadIdx.x); i < channels; i += static_cast<int>(blockDim.x))
@@ -60,14 +61,14 @@ __global__ void __launch_bounds__(kBlock, kResidentBlocks<Tiling>)
   if (counter != nullptr && blockIdx.x == 0 && threadIdx.x == 0) ++*counter;
 }
 
-template <typename Walk, typename Pass, typename Tiling>
+template <typename Pass, typename Tiling>
 cudaError_t launch_resident(const Pass& pass, const Tiling& tiling, const Launch& launch,
                             int64_t* counter) {
   const int blocks = launch.policy.on_chip.cluster;
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
-  return launch_on_chip(resident<Walk, Pass, Tiling>, blocks > 1 ? &cluster : nullptr, pass, tiling,
+  return launch_on_chip(resident<Pass, Tiling>, blocks > 1 ? &cluster : nullptr, pass, tiling,
                         launch, counter);
 }
 

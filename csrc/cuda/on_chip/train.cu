@@ -57,14 +57,12 @@ cudaError_t train_on_chip(const TrainProblem& problem, const Launch& launch) {
   const bool afterwards = !in_teams && counts_afterwards(problem.running);
   const cudaError_t error =
       with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-        using Walk = WalkOver<std::decay_t<decltype(tiling)>>;
         const TrainPass<T, kWidth> pass{problem, launch.policy.aligned};
-        if (in_teams) return launch_cooperative<Walk>(pass, tiling, launch, counter);
-        return launch_resident<Walk>(pass, tiling, launch, afterwards ? nullptr : counter);
+        if (in_teams) return launch_cooperative(pass, tiling, launch, counter);
+        return launch_resident(pass, tiling, launch, afterwards ? nullptr : counter);
       });
   if (error != cudaSuccess || !afterwards) return error;
-  advance_counter<<<1, 32, 0, launch.stream>>>(counter);
-  return cudaGetLastError();
+  return launch_kernel(advance_counter, 1, 32, launch.stream, counter);
 }
 
 }  // namespace torchbn::cuda

@@ -18,10 +18,6 @@
 using cudaError_t = int;
 using cudaStream_t = struct Stream*;
 inline constexpr cudaError_t cudaSuccess = 0;
-inline constexpr cudaError_t cudaErrorInvalidValue = 1;
-inline cudaError_t cudaGetLastError() {
-  return cudaSuccess;
-}
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 template <typename Kernel>
@@ -50,9 +46,9 @@ struct cudaLaunchConfig_t {
   cudaLaunchAttribute* attrs = nullptr;
   unsigned numAttrs = 0;
 };
-template <typename... Parameters>
+template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
-                               Parameters... arguments) {
+                               const Arguments&... arguments) {
   unsigned together = 1;
   if (config->numAttrs > 0)
     together = config->attrs->id == cudaLaunchAttributeCooperative

@@ -2,17 +2,29 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdint>
+
 #include "cuda/kernels.h"
 
 namespace torchbn::cuda {
 
+// Launches kernel(arguments...). Nothing is waited for: a graph may be captured.
+template <typename Kernel, typename... Arguments>
+cudaError_t launch_kernel(Kernel* kernel, int64_t grid, int block, cudaStream_t stream,
+                          const Arguments&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = {static_cast<unsigned>(grid), 1, 1};
+  config.blockDim = {static_cast<unsigned>(block), 1, 1};
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
 // Launches kernel(pass, tiling, numbers, more...), whose blocks belong together as the attribute,
 // if there is one, says. More than 48 KiB of shared memory are for those who ask. A kernel may be
-// launched by several threads at once, so all of them ask for the same. Nothing is waited for: a
-// graph may be captured.
+// launched by several threads at once, so all of them ask for the same.
 template <typename Kernel, typename Pass, typename Tiling, typename... More>
 cudaError_t launch_on_chip(Kernel* kernel, cudaLaunchAttribute* together, const Pass& pass,
-                           const Tiling& tiling, const Launch& launch, More... more) {
+                           const Tiling& tiling, const Launch& launch, const More&... more) {
   const OnChipLaunch& numbers = launch.policy.on_chip;
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(numbers.shared_limit));
