@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <initializer_list>
-#include <sstream>
 #include <string>
 
 #include <ATen/OpMathType.h>
@@ -17,25 +16,9 @@ namespace torchbn {
 
 namespace {
 
-std::string to_text(c10::SymIntArrayRef sizes) {
-  std::ostringstream text;
-  text << sizes;
-  return text.str();
-}
-
-const char* name_of(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kFloat:
-      return "float32";
-    case at::kDouble:
-      return "float64";
-    case at::kBFloat16:
-      return "bfloat16";
-    case at::kHalf:
-      return "float16";
-    default:
-      return at::toString(dtype);
-  }
+// As Python has it: "float32".
+std::string name_of(at::ScalarType dtype) {
+  return c10::getDtypeNames(dtype).first;
 }
 
 // A tensor, as the messages name it. Those of the forward operators are batch_norm's.
@@ -70,7 +53,7 @@ void check_data(const Argument& data) {
   TORCH_CHECK(data.tensor.dim() >= 2,
               fmt::format("{}: {} must have shape (N, C, ...) with at least 2 dimensions, but has "
                           "shape {}",
-                          data.op, data.name, to_text(data.tensor.sym_sizes())));
+                          data.op, data.name, c10::str(data.tensor.sym_sizes())));
 }
 
 void check_per_channel(const Argument& a, const Argument& data) {
@@ -78,12 +61,12 @@ void check_per_channel(const Argument& a, const Argument& data) {
   check_device(a, data);
   TORCH_CHECK(a.tensor.dim() == 1,
               fmt::format("{}: {} must have one dimension, [C], but has shape {}", a.op, a.name,
-                          to_text(a.tensor.sym_sizes())));
+                          c10::str(a.tensor.sym_sizes())));
   TORCH_SYM_CHECK(a.tensor.sym_size(0).sym_eq(data.tensor.sym_size(1)),
                   fmt::format("{}: {} must have one value per channel of {}, whose shape is {}, "
                               "but has shape {}",
-                              a.op, a.name, data.name, to_text(data.tensor.sym_sizes()),
-                              to_text(a.tensor.sym_sizes())));
+                              a.op, a.name, data.name, c10::str(data.tensor.sym_sizes()),
+                              c10::str(a.tensor.sym_sizes())));
 }
 
 // weight, bias, running_mean, running_var
@@ -98,6 +81,8 @@ void check_parameter(const Argument& a, const Argument& data) {
 }
 
 void check_running(const Argument& a, const Argument& input) {
+  TORCH_CHECK(a.tensor.defined(),
+              fmt::format("{}: {} must be a tensor, but is None", a.op, a.name));
   check_parameter(a, input);
   TORCH_CHECK(!a.tensor.requires_grad(),
               fmt::format("{}: {} must not require grad: running statistics are not differentiable",
@@ -115,7 +100,7 @@ void check_counter(const Argument& a, const Argument& input) {
   TORCH_CHECK(
       a.tensor.scalar_type() == at::kLong && a.tensor.dim() == 0,
       fmt::format("{}: {} must be an int64 scalar (0-dim tensor), but is {} of shape {}", a.op,
-                  a.name, name_of(a.tensor.scalar_type()), to_text(a.tensor.sym_sizes())));
+                  a.name, name_of(a.tensor.scalar_type()), c10::str(a.tensor.sym_sizes())));
 }
 
 void check_more_than_one_value(const at::Tensor& input) {
@@ -125,7 +110,7 @@ void check_more_than_one_value(const at::Tensor& input) {
   TORCH_SYM_CHECK(count.sym_ne(1).sym_or(input.sym_size(1).sym_eq(0)),
                   fmt::format("batch_norm: training needs more than one value per channel, but "
                               "input has shape {}",
-                              to_text(input.sym_sizes())));
+                              c10::str(input.sym_sizes())));
 }
 
 struct Named {
@@ -151,7 +136,7 @@ void check_memory(std::initializer_list<Named> written, std::initializer_list<Na
     TORCH_CHECK(!overlaps_itself(tensor),
                 fmt::format("batch_norm: {} is updated in place and must not overlap itself, but "
                             "is expanded (shape {}, stride {})",
-                            target->name, to_text(tensor.sym_sizes()), tensor.stride(0)));
+                            target->name, c10::str(tensor.sym_sizes()), tensor.stride(0)));
     const auto check = [&](const Named& other) {
       if (!present(other.tensor) || has_symbolic_geometry(*other.tensor)) return;
       TORCH_CHECK(!overlap(tensor, *other.tensor),
@@ -210,9 +195,11 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
 }
 
 void check_not_negated(const std::optional<at::Tensor>& running_mean,
-                       const std::optional<at::Tensor>& running_var) {
+                       const std::optional<at::Tensor>& running_var,
+                       const std::optional<at::Tensor>& num_batches_tracked) {
   for (const Named& buffer :
-       {Named{"running_mean", running_mean}, Named{"running_var", running_var}}) {
+       {Named{"running_mean", running_mean}, Named{"running_var", running_var},
+        Named{"num_batches_tracked", num_batches_tracked}}) {
     TORCH_CHECK(!present(buffer.tensor) || !buffer.tensor->is_neg(), "batch_norm: ", buffer.name,
                 " is a lazily negated view, which can't be updated in place; resolve_neg() first");
   }
@@ -265,7 +252,7 @@ void check_backward(const at::Tensor& grad_output, const std::optional<at::Tenso
     TORCH_CHECK(same_shape,
                 fmt::format("batch_norm_backward: grad_output must have input's shape, {}, but has "
                             "shape {}",
-                            to_text(input->sym_sizes()), to_text(grad_output.sym_sizes())));
+                            c10::str(input->sym_sizes()), c10::str(grad_output.sym_sizes())));
   }
   if (present(weight)) check_parameter({"weight", *weight, kOp}, data);
   check_saved({"mean", mean, kOp}, data);

@@ -24,7 +24,8 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
 // Asked before batch_norm_train is called: the dispatcher resolves a lazy negation into a copy,
 // which would then be updated in place of the view.
 void check_not_negated(const std::optional<at::Tensor>& running_mean,
-                       const std::optional<at::Tensor>& running_var);
+                       const std::optional<at::Tensor>& running_var,
+                       const std::optional<at::Tensor>& num_batches_tracked);
 
 // Whether there is what batch_norm_inference needs, asked before it is called.
 void check_has_statistics(const std::optional<at::Tensor>& running_mean,

@@ -39,7 +39,7 @@ const std::vector<WrongBackward>& all_backward_calls() {
        {"grad_output must have shape"},
        [](A& a) { a.grad_output = a.grad_output.reshape(-1); }},
       {"GradOutputInt64",
-       {"grad_output must be float32", "Long"},
+       {"grad_output must be float32", "int64"},
        [](A& a) { a.grad_output = a.grad_output.to(at::kLong); }},
       {"GradOutputFp64",
        {"grad_output must have input's dtype, float32", "float64"},
@@ -122,8 +122,8 @@ TEST(WrongInferenceTest, Raises) {
       };
     };
     EXPECT_NO_THROW(infer(a.running_mean, a.running_var, 0)());
-    expect_error({"running_mean must be float32"}, infer({}, a.running_var, 0));
-    expect_error({"running_var must be float32"}, infer(a.running_mean, {}, 0));
+    expect_error({"running_mean must be a tensor, but is None"}, infer({}, a.running_var, 0));
+    expect_error({"running_var must be a tensor, but is None"}, infer(a.running_mean, {}, 0));
     expect_error({"running_var must have one dimension"}, infer(a.running_mean, a.input, 0));
     expect_error({"eps must be finite"}, infer(a.running_mean, a.running_var, -1));
   }

@@ -87,8 +87,8 @@ void add_vector_calls(std::vector<WrongCall>& calls) {
         }));
     add("OnOtherDevice", {"on input's device"},
         replace([vector = vector](const Arguments& a) { return elsewhere(a.*vector); }));
-    add("Int64", {"float32 for float32 input", "is Long"}, convert(at::kFloat, at::kLong));
-    add("Complex", {"float32 for float32 input", "is ComplexFloat"},
+    add("Int64", {"float32 for float32 input", "is int64"}, convert(at::kFloat, at::kLong));
+    add("Complex", {"float32 for float32 input", "is complex64"},
         convert(at::kFloat, at::kComplexFloat));
     add("Fp64WithFp32Input", {"be float32 for float32 input", "is float64"},
         convert(at::kFloat, at::kDouble));
@@ -108,11 +108,11 @@ void add_input_calls(std::vector<WrongCall>& calls) {
     return [=](Arguments& a) { a.input = a.input.to(dtype); };
   };
   const std::string kDtypes = "input must be float32, float64, bfloat16 or float16, but is ";
-  calls.push_back({"InputInt64", {kDtypes + "Long"}, of_dtype(at::kLong)});
-  calls.push_back({"InputUint8", {kDtypes + "Byte"}, of_dtype(at::kByte)});
-  calls.push_back({"InputBool", {kDtypes + "Bool"}, of_dtype(at::kBool)});
-  calls.push_back({"InputComplex", {kDtypes + "ComplexFloat"}, of_dtype(at::kComplexFloat)});
-  calls.push_back({"InputFp8", {kDtypes + "Float8_e5m2"}, of_dtype(at::kFloat8_e5m2)});
+  calls.push_back({"InputInt64", {kDtypes + "int64"}, of_dtype(at::kLong)});
+  calls.push_back({"InputUint8", {kDtypes + "uint8"}, of_dtype(at::kByte)});
+  calls.push_back({"InputBool", {kDtypes + "bool"}, of_dtype(at::kBool)});
+  calls.push_back({"InputComplex", {kDtypes + "complex64"}, of_dtype(at::kComplexFloat)});
+  calls.push_back({"InputFp8", {kDtypes + "float8_e5m2"}, of_dtype(at::kFloat8_e5m2)});
   calls.push_back({"InputScalar", {"input must have shape (N, C, ...)", "[]"}, [](Arguments& a) {
                      a.input = floats(a, {});
                    }});
@@ -241,13 +241,13 @@ void add_statistics_calls(std::vector<WrongCall>& calls) {
 
   const char* const kCounter =
       "num_batches_tracked must be an int64 scalar (0-dim tensor), but is ";
-  add("CounterInt32", {kCounter, "is Int of shape []"},
+  add("CounterInt32", {kCounter, "is int32 of shape []"},
       [](Arguments& a) { a.num_batches_tracked = a.num_batches_tracked.to(at::kInt); });
   add("CounterFp32", {kCounter, "is float32 of shape []"},
       [](Arguments& a) { a.num_batches_tracked = a.num_batches_tracked.to(at::kFloat); });
-  add("CounterOfOneElement", {kCounter, "is Long of shape [1]"},
+  add("CounterOfOneElement", {kCounter, "is int64 of shape [1]"},
       [](Arguments& a) { a.num_batches_tracked = a.num_batches_tracked.view({1}); });
-  add("CounterExpanded", {kCounter, "is Long of shape [3]"},
+  add("CounterExpanded", {kCounter, "is int64 of shape [3]"},
       [](Arguments& a) { a.num_batches_tracked = a.num_batches_tracked.expand({3}); });
   add("CounterOnOtherDevice", {"num_batches_tracked must be on input's device"},
       [](Arguments& a) { a.num_batches_tracked = elsewhere(a.num_batches_tracked); });

@@ -39,10 +39,10 @@ CALLS = [
     # input
     Call("rank1", r"input must have shape \(N, C, \.\.\.\).*shape \[3\]", dict(input=ones(3))),
     Call("rank0", r"input must have shape .*shape \[\]", dict(input=ones())),
-    Call("integer", "input must be float32, float64, bfloat16 or float16, but is Int",
+    Call("integer", "input must be float32, float64, bfloat16 or float16, but is int32",
          dict(input=ones(4, 3, dtype=torch.int32))),
-    Call("complex", "input must be float32.*but is Complex", dict(input=ones(4, 3) + 0j)),
-    Call("boolean", "input must be float32.*but is Bool", dict(input=ones(4, 3) > 0)),
+    Call("complex", "input must be float32.*but is complex64", dict(input=ones(4, 3) + 0j)),
+    Call("boolean", "input must be float32.*but is bool", dict(input=ones(4, 3) > 0)),
     # Sparse tensors have kernels of their own, which the dispatcher looks for before ours.
     Call("sparse", "torchbn::batch_norm_train.*SparseCPU",
          lambda _: dict(input=ones(4, 3).to_sparse()), only="cpu"),
@@ -179,8 +179,8 @@ def test_freed_memory_is_refused_before_anything_is_updated(device):
         kept.assert_unchanged()
 
 
-@pytest.mark.parametrize("negated", ["running_mean", "running_var"])
-def test_a_lazily_negated_statistic_is_refused(device, negated):
+@pytest.mark.parametrize("negated", ["running_mean", "running_var", "num_batches_tracked"])
+def test_a_lazily_negated_buffer_is_refused(device, negated):
     arguments = arguments_of(Call("right", ""), device)
     arguments[negated] = torch._neg_view(arguments[negated])
     snapshot = Snapshot(*arguments.values())
@@ -213,6 +213,8 @@ INTERNAL = {
     "backward_no_weight": ("backward(x, x, None, s, s, True, True, True, True)", "weight"),
     "inference_mean_size": ("inference(x, w, w, w[:1], w, 1e-5)",
                             "running_mean must have one value per channel"),
+    "inference_no_mean": ("inference(x, w, w, None, w, 1e-5)",
+                          "running_mean must be a tensor, but is None"),
     "inference_weight_size": ("inference(x, w.repeat(5), w, w, w, 1e-5)",
                               "weight must have one value per channel"),
     "inference_meta_mean": ("inference(x, w, w, w.to('meta'), w, 1e-5)",
