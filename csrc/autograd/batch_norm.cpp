@@ -110,16 +110,16 @@ class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mod
     const auto bias_dtype = ctx->saved_data.find("bias_dtype");
     const bool has_bias = bias_dtype != ctx->saved_data.end();
     const Needs needs(ctx, weight.defined(), has_bias);
-    // Where the input is not there, grad_output has to carry its memory format.
-    const at::Tensor grad_output = input.defined()
-                                       ? grad_outputs[0]
-                                       : grad_outputs[0].contiguous(static_cast<at::MemoryFormat>(
-                                             ctx->saved_data.at("memory_format").toInt()));
-
     // What is recorded is differentiated further, and so is a gradient that carries a tangent, as
     // in forward-over-reverse. (Where input or weight had one, nothing was recorded here.)
     const bool differentiated =
-        at::GradMode::is_enabled() || transforms::wants_composite(grad_output);
+        at::GradMode::is_enabled() || transforms::wants_composite(grad_outputs[0]);
+    // Where the input is not there, grad_output has to carry its memory format. Of a batch of
+    // gradients that can't be asked.
+    const at::Tensor grad_output = input.defined() || transforms::is_batched(grad_outputs[0])
+                                       ? grad_outputs[0]
+                                       : grad_outputs[0].contiguous(static_cast<at::MemoryFormat>(
+                                             ctx->saved_data.at("memory_format").toInt()));
     const auto gradients = [&]() -> ThreeTensors {
       if (differentiated) {
         if constexpr (Mode::kTraining) {

@@ -53,12 +53,11 @@ at::Tensor inverse_std(const at::Tensor& variance, double eps) {
   return at::where(zero, at::zeros_like(shifted), at::rsqrt(safe));
 }
 
-struct Normalized {
-  at::Tensor xhat;
-  at::Tensor mean;
-  at::Tensor variance;  // biased
-  at::Tensor invstd;
-};
+// The input, whose gradient lies in memory as it does itself: that of a choice lies as the
+// condition.
+at::Tensor keeping_layout(const at::Tensor& input) {
+  return at::where(at::ones_like(input, at::kBool), input, input.detach());
+}
 
 // The first value of each channel, [1, C, 1, ...]: a pivot from which differences of a constant
 // channel are exact zeros. As pivot_from in core/statistics.h, zero where it is infinite or NaN.
@@ -68,19 +67,22 @@ at::Tensor pivot_of(const at::Tensor& x) {
   return at::where(at::isfinite(first), first, at::zeros_like(first));
 }
 
-Normalized normalize(const at::Tensor& input, double eps) {
-  at::Tensor shifted = to_double(input);
-  at::Tensor pivot;
-  if (input.sym_numel() != 0) {
-    pivot = pivot_of(shifted);
-    shifted = shifted - pivot;
+// (x - mean) * invstd in float64, with the statistics.
+Trained normalize(const at::Tensor& input, double eps) {
+  const at::Tensor x = to_double(input);
+  if (input.sym_numel() == 0) {
+    // As the kernels: the mean of no values would be NaN.
+    const at::Tensor zeros = sum_per_channel(x.detach());
+    return {x, zeros, zeros, zeros};
   }
+  const at::Tensor pivot = pivot_of(x);
+  const at::Tensor shifted = x - pivot;
   const at::Tensor shifted_mean = mean_per_channel(shifted);
   const at::Tensor centered = shifted - per_channel(shifted_mean, shifted);
   const at::Tensor variance = mean_per_channel(centered * centered);
   const at::Tensor invstd = inverse_std(variance, eps);
-  const at::Tensor mean = pivot.defined() ? shifted_mean + pivot.reshape({-1}) : shifted_mean;
-  return {centered * per_channel(invstd, centered), mean, variance, invstd};
+  return {centered * per_channel(invstd, centered), shifted_mean + pivot.reshape({-1}), variance,
+          invstd};
 }
 
 at::Tensor apply_affine(const at::Tensor& xhat, const std::optional<at::Tensor>& weight,
@@ -104,18 +106,17 @@ at::Tensor scale_of(const at::Tensor& invstd, const at::Tensor& weight) {
 
 Trained train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
               const std::optional<at::Tensor>& bias, double eps) {
-  const auto [xhat, mean, variance, invstd] = normalize(input, eps);
-  return {apply_affine(xhat, weight, bias, input.scalar_type()), mean, variance, invstd};
+  Trained batch = normalize(keeping_layout(input), eps);
+  batch.output = apply_affine(batch.output, weight, bias, input.scalar_type());
+  return batch;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> inference(const at::Tensor& input,
-                                                         const std::optional<at::Tensor>& weight,
-                                                         const std::optional<at::Tensor>& bias,
-                                                         const at::Tensor& running_mean,
-                                                         const at::Tensor& running_var,
-                                                         double eps) {
-  const at::Tensor x = to_double(input);
-  const at::Tensor mean = to_double(running_mean);
+ops::ThreeTensors inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                            const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
+                            const at::Tensor& running_var, double eps) {
+  const at::Tensor x = to_double(keeping_layout(input));
+  // A copy, whatever the dtype.
+  const at::Tensor mean = running_mean.to(at::kDouble, /*non_blocking=*/false, /*copy=*/true);
   const at::Tensor invstd = inverse_std(to_double(running_var), eps);
   const at::Tensor xhat = (x - per_channel(mean, x)) * per_channel(invstd, x);
   return {apply_affine(xhat, weight, bias, input.scalar_type()), mean, invstd};
@@ -142,11 +143,9 @@ void update_running(const at::Tensor& input, const Trained& batch,
   if (present(num_batches_tracked)) num_batches_tracked->add_(1);
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> train_backward(const at::Tensor& grad_output,
-                                                              const at::Tensor& input,
-                                                              const at::Tensor& weight, double eps,
-                                                              bool need_input, bool need_weight,
-                                                              bool need_bias) {
+ops::ThreeTensors train_backward(const at::Tensor& grad_output, const at::Tensor& input,
+                                 const at::Tensor& weight, double eps, bool need_input,
+                                 bool need_weight, bool need_bias) {
   // The formula of core/gradient.h.
   const auto [xhat, mean, variance, invstd] = normalize(input, eps);
   const at::Tensor dy = to_double(grad_output);
@@ -162,10 +161,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> train_backward(const at::Tensor& 
   return {grad_input, grad_weight, grad_bias};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> inference_backward(
-    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& weight,
-    const at::Tensor& mean, const at::Tensor& invstd, bool need_input, bool need_weight,
-    bool need_bias) {
+ops::ThreeTensors inference_backward(const at::Tensor& grad_output, const at::Tensor& input,
+                                     const at::Tensor& weight, const at::Tensor& mean,
+                                     const at::Tensor& invstd, bool need_input, bool need_weight,
+                                     bool need_bias) {
   const at::Tensor dy = to_double(grad_output);
   at::Tensor grad_input, grad_weight, grad_bias;
   if (need_input) {

@@ -1,9 +1,10 @@
 #pragma once
 
 #include <optional>
-#include <tuple>
 
 #include <ATen/core/Tensor.h>
+
+#include "operators.h"
 
 namespace torchbn::composite {
 
@@ -23,11 +24,9 @@ Trained train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
               const std::optional<at::Tensor>& bias, double eps);
 
 // (output, mean [C], invstd [C]), the statistics float64
-std::tuple<at::Tensor, at::Tensor, at::Tensor> inference(const at::Tensor& input,
-                                                         const std::optional<at::Tensor>& weight,
-                                                         const std::optional<at::Tensor>& bias,
-                                                         const at::Tensor& running_mean,
-                                                         const at::Tensor& running_var, double eps);
+ops::ThreeTensors inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                            const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
+                            const at::Tensor& running_var, double eps);
 
 // What a training step does to the running statistics and the counter, given the result of train().
 void update_running(const at::Tensor& input, const Trained& batch,
@@ -38,16 +37,14 @@ void update_running(const at::Tensor& input, const Trained& batch,
 
 // (grad_input, grad_weight, grad_bias), each undefined where it is not needed; differentiable in
 // grad_output, weight and input, through the statistics in training.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> train_backward(const at::Tensor& grad_output,
-                                                              const at::Tensor& input,
-                                                              const at::Tensor& weight, double eps,
-                                                              bool need_input, bool need_weight,
-                                                              bool need_bias);
+ops::ThreeTensors train_backward(const at::Tensor& grad_output, const at::Tensor& input,
+                                 const at::Tensor& weight, double eps, bool need_input,
+                                 bool need_weight, bool need_bias);
 
 // The same with constant statistics; input may be undefined where weight needs no gradient.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> inference_backward(
-    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& weight,
-    const at::Tensor& mean, const at::Tensor& invstd, bool need_input, bool need_weight,
-    bool need_bias);
+ops::ThreeTensors inference_backward(const at::Tensor& grad_output, const at::Tensor& input,
+                                     const at::Tensor& weight, const at::Tensor& mean,
+                                     const at::Tensor& invstd, bool need_input, bool need_weight,
+                                     bool need_bias);
 
 }  // namespace torchbn::composite

@@ -4,7 +4,6 @@
 
 #include "autograd/composite.h"
 #include "checks.h"
-#include "operators.h"
 #include "optional_tensor.h"
 
 namespace torchbn::transforms {
@@ -38,7 +37,8 @@ ThreeTensors train_and_update(const at::Tensor& input, const std::optional<at::T
   check_train(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps);
   const composite::Trained batch = composite::train(input, weight, bias, eps);
   composite::update_running(input, batch, running_mean, running_var, num_batches_tracked, momentum);
-  return {batch.output, batch.mean, batch.invstd};
+  // The saved statistics are not differentiable, as everywhere else.
+  return {batch.output, batch.mean.detach(), batch.invstd.detach()};
 }
 
 // Inside a transform by definition, whatever the thread says while vmap calls.

@@ -1,10 +1,11 @@
 #pragma once
 
 #include <optional>
-#include <tuple>
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include "operators.h"
 
 namespace torchbn::transforms {
 
@@ -13,6 +14,12 @@ namespace torchbn::transforms {
 
 inline bool inside_transform() {
   return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+// Is it many tensors that a function sees as one, by vmap or by autograd's is_grads_batched?
+inline bool is_batched(const at::Tensor& tensor) {
+  return tensor.key_set().has_any(
+      c10::DispatchKeySet({c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::Batched}));
 }
 
 inline bool has_tangent(const at::Tensor& tensor) {
@@ -28,16 +35,17 @@ bool wants_composite(const Tensors&... tensors) {
   return inside_transform() || (has_tangent(tensors) || ...);
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_train(
-    const at::Tensor& input, const std::optional<at::Tensor>& weight,
-    const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& running_mean,
-    const std::optional<at::Tensor>& running_var,
-    const std::optional<at::Tensor>& num_batches_tracked, std::optional<double> momentum,
-    double eps);
+ops::ThreeTensors batch_norm_train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                                   const std::optional<at::Tensor>& bias,
+                                   const std::optional<at::Tensor>& running_mean,
+                                   const std::optional<at::Tensor>& running_var,
+                                   const std::optional<at::Tensor>& num_batches_tracked,
+                                   std::optional<double> momentum, double eps);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_inference(
-    const at::Tensor& input, const std::optional<at::Tensor>& weight,
-    const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,
-    const at::Tensor& running_var, double eps);
+ops::ThreeTensors batch_norm_inference(const at::Tensor& input,
+                                       const std::optional<at::Tensor>& weight,
+                                       const std::optional<at::Tensor>& bias,
+                                       const at::Tensor& running_mean,
+                                       const at::Tensor& running_var, double eps);
 
 }  // namespace torchbn::transforms

@@ -67,6 +67,18 @@ def test_gradgradcheck(device, training, has_weight, has_bias, layout):
 
 @pytest.mark.works_with("double backward")
 @MODE
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 2), (4, 3, 0)], ids=str)
+def test_an_empty_batch_has_zero_derivatives(device, training, shape):
+    function, leaves = problem(shape, training, True, True, device)
+    output = function(*leaves)
+    gradient, = torch.autograd.grad(output.sum(), leaves[0], create_graph=True)
+    (gradient.square().sum() + output.sum()).backward()
+    for leaf in leaves:
+        assert torch.equal(leaf.grad, torch.zeros_like(leaf))
+
+
+@pytest.mark.works_with("double backward")
+@MODE
 def test_third_derivatives(device, training):
     """gradgradcheck of a function that is a gradient already."""
     function, arguments = problem((2, 2, 2), training, True, True, device)
@@ -151,6 +163,57 @@ def test_transforms_equal_those_of_the_formula(device, transform, training, of):
         return TRANSFORMS[transform](function, arguments[of], v)
 
     torch.testing.assert_close(through(batch_norm), through(formula), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.works_with("torch.func: grad, vjp, jvp, jacrev, jacfwd, hessian, vmap")
+@MODE
+@pytest.mark.parametrize("layout", ["channels_last", "permuted"])
+def test_the_gradient_under_a_transform_lies_as_the_input_does(device, training, layout):
+    function, (x, weight) = problem((4, 3, 5, 2), training, True, False, device, layout)
+    gradient = torch.func.grad(lambda x: function(x, weight).sum())(x.detach())
+    assert gradient.stride() == x.stride()
+
+
+@MODE
+def test_saved_statistics_are_constants_under_a_transform_too(device, training):
+    x = random((4, 3), DOUBLE, device)
+    mean, var = statistics(3, DOUBLE, device)
+
+    def loss(x):
+        if training:
+            results = torch.ops.torchbn.batch_norm_train(x, None, None, None, None, None, 0.1, 1e-5)
+        else:
+            results = torch.ops.torchbn.batch_norm_inference(x, None, None, mean, var, 1e-5)
+        return sum(result.pow(3).sum() for result in results)
+
+    leaf = x.clone().requires_grad_()
+    expected, = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_evaluation_saves_copies_of_float64_statistics(device):
+    x = random((4, 3), DOUBLE, device)
+    mean, var = statistics(3, DOUBLE, device)
+    with forward_ad.dual_level():
+        _, saved, _ = torch.ops.torchbn.batch_norm_inference(forward_ad.make_dual(x, x), None, None,
+                                                             mean, var, 1e-5)
+    assert saved.data_ptr() != mean.data_ptr()
+
+
+@MODE
+@pytest.mark.parametrize("create_graph", [False, True], ids=["first_order", "create_graph"])
+@pytest.mark.parametrize("has_weight", [False, True], ids=["plain", "frozen weight"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted"])
+def test_many_gradients_at_once(device, training, create_graph, has_weight, layout):
+    """Also where evaluation keeps no input, but the memory format that its gradient is to have."""
+    function, leaves = problem((4, 3, 5, 2), training, has_weight, False, device, layout)
+    x = leaves[0]
+    output = function(x, *(t.detach() for t in leaves[1:]))
+    batch = random((7, *x.shape), DOUBLE, device, seed=3)
+    found, = torch.autograd.grad(output, x, batch, is_grads_batched=True, retain_graph=True,
+                                 create_graph=create_graph)
+    expected = torch.stack([torch.autograd.grad(output, x, dy, retain_graph=True)[0] for dy in batch])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.works_with("torch.func: grad, vjp, jvp, jacrev, jacfwd, hessian, vmap")
