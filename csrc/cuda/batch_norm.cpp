@@ -54,14 +54,23 @@ ThreeTensors run(Call& call, const at::Device& device,
   const cuda::KernelChoice choice = requested_kernel();
   if (call.empty()) return call.results();
   const Problem& problem = call.problem();
+  const auto enqueue = [&](cuda::KernelChoice kernel) {
+    cuda::Launch launch;
+    launch.policy = cuda::choose_policy(problem, limits_of_current_device(), kernel);
+    const at::Tensor workspace = at::empty({static_cast<int64_t>(launch.policy.workspace_bytes)},
+                                           at::TensorOptions().dtype(at::kByte).device(device));
+    launch.workspace = workspace.mutable_data_ptr();
+    launch.stream = c10::cuda::getCurrentCUDAStream().stream();
+    return kernels(problem, launch);
+  };
 
-  cuda::Launch launch;
-  launch.policy = cuda::choose_policy(problem, limits_of_current_device(), choice);
-  const at::Tensor workspace = at::empty({static_cast<int64_t>(launch.policy.workspace_bytes)},
-                                         at::TensorOptions().dtype(at::kByte).device(device));
-  launch.workspace = workspace.mutable_data_ptr();
-  launch.stream = c10::cuda::getCurrentCUDAStream().stream();
-  C10_CUDA_CHECK(kernels(problem, launch));
+  cudaError_t error = enqueue(choice);
+  // Of a part of a device, or under a tool, fewer blocks run at once than its properties tell.
+  if (error == cudaErrorCooperativeLaunchTooLarge && choice == cuda::KernelChoice::kAuto) {
+    static_cast<void>(cudaGetLastError());  // or somebody else would find it
+    error = enqueue(cuda::KernelChoice::kSplit);
+  }
+  C10_CUDA_CHECK(error);
   return call.results();
 }
 

@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kBlock, kResidentBlocks<Tiling>)
     resident(const Pass pass, const Tiling tiling, const OnChipLaunch numbers, int64_t* counter) {
   using Sums = typename Pass::Reduction::Sums;
   using Coefficients = typename Pass::Transform::Coefficients;
+  static_assert(sizeof(Sums) <= kSumsBytes && sizeof(Coefficients) <= kCoefficientBytes);
   unsigned char* const storage = dynamic_shared();
   const auto slots = [&](int tensor) { return slots_of<Pass>(storage, numbers, tensor); };
   Sums* const sums = reinterpret_cast<Sums*>(storage + numbers.sums_offset);

@@ -12,7 +12,7 @@ namespace {
 // Where the momentum is the counter's reciprocal all channels read it, in no order: then it may be
 // advanced only when all of them are done.
 bool counts_afterwards(const RunningStatistics& running) {
-  return running.num_batches_tracked != nullptr && running.cumulative;
+  return running.present() && running.num_batches_tracked != nullptr && running.cumulative;
 }
 
 template <typename T, int kWidth>

@@ -33,7 +33,7 @@ struct MomentReduction {
   static constexpr int kVectorWidth = kWidth;
   // Vectors in flight per thread, along a channel and across rows. More of them cost registers.
   static constexpr int kVectorsAlong = kWidth > 1 ? 4 : 8;
-  static constexpr int kVectorsAcross = kWidth > 4 ? 4 : 8;
+  static constexpr int kVectorsAcross = 8;
 
   struct Item {
     Vector<T, kWidth> x;
@@ -97,7 +97,7 @@ struct GradientReduction {
   using Lane = ThreadGradients<Compute<T>>;
   static constexpr int kVectorWidth = kWidth;
   static constexpr int kVectorsAlong = kWidth > 1 ? 2 : 4;
-  static constexpr int kVectorsAcross = kWidth > 4 ? 2 : 4;
+  static constexpr int kVectorsAcross = 4;
 
   struct Item {
     Vector<T, kWidth> dy;
