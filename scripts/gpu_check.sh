@@ -23,7 +23,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-command="scripts/gpu_check.sh${*:+ $*}"
+command=scripts/gpu_check.sh
 out=$root/scripts/bench/results
 options=()
 while (($#)); do
@@ -31,15 +31,19 @@ while (($#)); do
     --out)
       [[ ${2-} ]] || die "--out takes a folder"
       out=$2
-      command=${command/"$2"/DIR}
+      command+=" --out DIR"
       shift
       ;;
     --only)
       [[ ${2-} =~ ^(test|bench|sanitize|profile)$ ]] || die "--only takes test, bench, sanitize or profile"
+      command+=" --only $2"
       options+=(--only "$2")
       shift
       ;;
-    --quick) options+=(--quick) ;;
+    --quick)
+      command+=" --quick"
+      options+=(--quick)
+      ;;
     -h | --help) help && exit ;;
     *) die "unknown argument $1; see --help" ;;
   esac

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +38,27 @@ def test_without_a_gpu_nothing_is_written(tmp_path):
                  CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2 and done.stderr.startswith("No GPU")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments, named", [
+    ("--out out --only test", "--out DIR --only test"), ("--quick --out quick", "--quick --out DIR"),
+    ("--only bench", "--only bench")])
+def test_results_name_the_command_without_its_folder(tmp_path, arguments, named):
+    (tmp_path / "scripts").mkdir()
+    for name in ("gpu_check.sh", "common.sh"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "libtorchbn.so").touch()
+    # A Python that has torch and a GPU, for all that the script asks it, and shows what it starts.
+    python = tmp_path / "python"
+    python.write_text("#!/usr/bin/env bash\n[[ $1 == -c ]] || printf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(tmp_path / "scripts" / "gpu_check.sh"), *arguments.split()], cwd=tmp_path,
+        env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, timeout=60,
+        check=True)
+    given = done.stdout.splitlines()
+    assert given[given.index("--command") + 1] == f"scripts/gpu_check.sh {named}"
 
 
 def test_the_time_is_shared():
