@@ -181,16 +181,17 @@ def expect_all(x, dy, weight, bias, mean, var, *, training, momentum=0.1, eps=1e
 
 def check_all(x, dy, weight, bias, mean, var, counter=None, *, training, momentum=0.1, eps=1e-5,
               expected=None):
-    """Output, gradients, running statistics and formats of one call against the formula, or what
-    expect_all() has made of it before."""
+    """Output, gradients, running statistics, formats and types of one call against the formula, or
+    what expect_all() has made of it before."""
     expected = expected or expect_all(x, dy, weight, bias, mean, var, training=training,
                                       momentum=momentum, eps=eps)
     count = 0 if counter is None else counter.item()
     given = {"grad_input": x, "grad_weight": weight, "grad_bias": bias}
     leaves = {name: t.detach().requires_grad_() for name, t in given.items() if t is not None}
-    x, *affine = leaves.values()
-    output = batch_norm(x, *(affine or (None, None)), mean, var, training, momentum, eps,
-                        num_batches_tracked=counter)
+    x = leaves["grad_input"]
+    before = mean.clone(), var.clone()
+    output = batch_norm(x, leaves.get("grad_weight"), leaves.get("grad_bias"), mean, var, training,
+                        momentum, eps, num_batches_tracked=counter)
     gradients = torch.autograd.grad(output, list(leaves.values()), dy)
 
     expected["output"].check("output", output)
@@ -199,8 +200,11 @@ def check_all(x, dy, weight, bias, mean, var, counter=None, *, training, momentu
         assert strides(gradients[0]) == strides(torch.empty_like(x))
     for name, gradient in zip(leaves, gradients, strict=True):
         expected[name].check(name, gradient)
+        assert gradient.dtype == given[name].dtype
     if training:
         expected["running_mean"].check("running_mean", mean)
         expected["running_var"].check("running_var", var)
+    else:
+        assert torch.equal(mean, before[0]) and torch.equal(var, before[1])
     if counter is not None:
         assert counter == count + int(training)

@@ -7,7 +7,7 @@ import torch
 
 from helpers import (DTYPES, batch_norm, half_or_float, in_layout, name_of, parameters, random,
                      statistics)
-from reference import Expected, Normalization, exact
+from reference import Expected, check_all, exact
 
 SHAPES = [(20, 5), (6, 5, 9), (4, 5, 6, 7), (2, 5, 3, 4, 5)]
 MODULES = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d,
@@ -87,52 +87,22 @@ def test_steps_of_training_and_evaluation_equal_the_module(device, shape, dtype,
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_results_equal_the_formula(device, shape, dtype, parameter_type, affine, training):
     weight, bias = parameters(shape[1], parameter_type, device)
-    weight = weight.requires_grad_() if affine in ("affine", "weight") else None
-    bias = bias.requires_grad_() if affine in ("affine", "bias") else None
-    mean, var = statistics(shape[1], parameter_type, device)
-    x = random(shape, dtype, device, mean=0.5, std=3).requires_grad_()
-    dy = random(shape, dtype, device, seed=9)
-    old = mean.clone(), var.clone()
-
-    output = batch_norm(x, weight, bias, mean, var, training, 0.3, 1e-4)
-    wanted = [t for t in (x, weight, bias) if t is not None]
-    gradients = torch.autograd.grad(output, wanted, dy)
-
-    truth = Normalization(x, weight, bias, eps=1e-4, **({} if training else
-                                                        dict(mean=old[0], var=old[1])))
-    truth.output().check("output", output)
-    names = ["grad_input", "grad_weight", "grad_bias"]
-    expected = [(n, e) for n, e in zip(names, truth.gradients(dy), strict=True) if e is not None]
-    for (name, e), gradient, of in zip(expected, gradients, wanted, strict=True):
-        e.check(name, gradient)
-        assert gradient.dtype == of.dtype
-    if training:
-        expected_mean, expected_var = truth.running(*old, 0.3)
-        expected_mean.check("running_mean", mean)
-        expected_var.check("running_var", var)
-    else:
-        assert torch.equal(mean, old[0]) and torch.equal(var, old[1])
+    check_all(random(shape, dtype, device, mean=0.5, std=3), random(shape, dtype, device, seed=9),
+              weight if affine in ("affine", "weight") else None,
+              bias if affine in ("affine", "bias") else None,
+              *statistics(shape[1], parameter_type, device), training=training, momentum=0.3,
+              eps=1e-4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 def test_parameters_may_be_of_different_types(device, dtype):
     shape = (6, 5, 9)
     weight, bias = parameters(5, dtype, device)
-    bias = bias.to(half_or_float(dtype, True)).requires_grad_()
-    weight.requires_grad_()
     mean, var = statistics(5, dtype, device)
-    var = var.to(half_or_float(dtype, True))
-    x = random(shape, dtype, device).requires_grad_()
-    dy = random(shape, dtype, device, seed=9)
+    wide = half_or_float(dtype, True)
     for training in (True, False):
-        truth = Normalization(x, weight, bias, **({} if training else dict(mean=mean, var=var)))
-        output = batch_norm(x, weight, bias, mean, var, training)
-        truth.output().check("output", output)
-        for name, expected, gradient, of in zip(
-                ["grad_input", "grad_weight", "grad_bias"], truth.gradients(dy),
-                torch.autograd.grad(output, (x, weight, bias), dy), (x, weight, bias), strict=True):
-            expected.check(name, gradient)
-            assert gradient.dtype == of.dtype
+        check_all(random(shape, dtype, device), random(shape, dtype, device, seed=9),
+                  weight, bias.to(wide), mean, var.to(wide), training=training)
 
 
 @pytest.mark.parametrize("std", [1.0, 1e-2, 1e-3], ids=lambda s: f"std{s:g}")
@@ -140,15 +110,8 @@ def test_parameters_may_be_of_different_types(device, dtype):
 def test_a_large_mean_costs_no_precision(device, layout, std):
     x = in_layout(random((16, 3, 20, 20), device=device, mean=1e3, std=std), layout)
     dy = random(x.shape, device=device, seed=1)
-    mean, var = torch.zeros(3, device=device), torch.zeros(3, device=device)
-    x.requires_grad_()
-    output = batch_norm(x, None, None, mean, var, True, 1.0, eps=0.0)
-    truth = Normalization(x, eps=0.0)
-    truth.output().check("output", output)
-    truth.gradients(dy)[0].check("grad_input", torch.autograd.grad(output, x, dy)[0])
-    for name, expected, actual in zip(("mean", "var"), truth.running(mean * 0, mean * 0, 1.0),
-                                      (mean, var), strict=True):
-        expected.check(name, actual)
+    check_all(x, dy, None, None, torch.zeros(3, device=device), torch.zeros(3, device=device),
+              training=True, momentum=1.0, eps=0.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
