@@ -7,25 +7,13 @@ import torch
 
 from helpers import (DTYPES, batch_norm, half_or_float, in_layout, name_of, parameters, random,
                      statistics)
+from models import replace_batch_norm
 from reference import Expected, check_all, exact
 
 SHAPES = [(20, 5), (6, 5, 9), (4, 5, 6, 7), (2, 5, 3, 4, 5)]
 MODULES = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d,
            5: torch.nn.BatchNorm3d}
 RANKS = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"rank{len(s)}")
-
-
-class Layer:
-    """The operator with the state of a torch module, called as the module is."""
-
-    def __init__(self, module):
-        self.module = module
-
-    def __call__(self, x):
-        m = self.module
-        return batch_norm(x, m.weight, m.bias, m.running_mean, m.running_var,
-                          m.training or not m.track_running_stats, m.momentum, m.eps,
-                          num_batches_tracked=m.num_batches_tracked)
 
 
 def make_module(shape, dtype, device, **options):
@@ -40,9 +28,8 @@ def make_module(shape, dtype, device, **options):
 def run(layer, x, grad_output):
     """The output and all gradients."""
     x = x.detach().requires_grad_()
-    module = layer.module if isinstance(layer, Layer) else layer
     output = layer(x)
-    return [output, *torch.autograd.grad(output, [x, *module.parameters()], grad_output)]
+    return [output, *torch.autograd.grad(output, [x, *layer.parameters()], grad_output)]
 
 
 def assert_as_good(ours, theirs, exact_results):
@@ -65,18 +52,19 @@ def assert_as_good(ours, theirs, exact_results):
 ], ids=["default", "plain", "momentum0.4", "cumulative", "momentum0", "untracked"])
 def test_steps_of_training_and_evaluation_equal_the_module(device, shape, dtype, layout, options):
     theirs = make_module(shape, dtype, device, **options)
-    ours = Layer(copy.deepcopy(theirs))
+    ours = copy.deepcopy(theirs)
+    replace_batch_norm(ours)
     truth = copy.deepcopy(theirs).double()
     for step in range(4):
         x = in_layout(random(shape, dtype, device, mean=step, std=2, seed=step), layout)
         dy = in_layout(random(shape, dtype, device, seed=100 + step), layout)
         training = step < 3
-        for module in (theirs, ours.module, truth):
+        for module in (theirs, ours, truth):
             module.train(training)
         assert_as_good(run(ours, x, dy), run(theirs, x, dy), run(truth, x.double(), dy.double()))
         assert_as_good(*([b for b in m.buffers() if b.is_floating_point()]
-                         for m in (ours.module, theirs, truth)))
-        assert ours.module.num_batches_tracked == theirs.num_batches_tracked
+                         for m in (ours, theirs, truth)))
+        assert ours.num_batches_tracked == theirs.num_batches_tracked
 
 
 @RANKS
