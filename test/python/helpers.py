@@ -1,15 +1,23 @@
-"""What the tests share: loading the library, tensors in every layout, running code elsewhere."""
+"""What the tests share: the library, marks, tensors in every layout, running code elsewhere."""
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
+import pytest
 import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "permuted", "sliced", "offset", "expanded"]
+
+MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+MOMENTUM = pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
+LAYOUT = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+INDUCTOR = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
+                              reason="Inductor needs a C++ compiler")
 
 
 def library_path():

@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from helpers import Snapshot, batch_norm, parameters, random, statistics
+from helpers import MODE, Snapshot, batch_norm, parameters, random, statistics
 from reference import Normalization
-
-MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 
 def state(device="cpu", channels=3):

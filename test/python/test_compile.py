@@ -2,7 +2,6 @@
 
 import copy
 import re
-import shutil
 
 import pytest
 import torch
@@ -10,12 +9,8 @@ import torch._dynamo.compiled_autograd
 import torch._inductor.config
 from torch._inductor.utils import run_and_get_code
 
-from helpers import batch_norm, in_layout, name_of, random
+from helpers import INDUCTOR, LAYOUT, MODE, MOMENTUM, batch_norm, in_layout, name_of, random
 from models import BatchNorm, Net
-
-INDUCTOR = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
-                              reason="Inductor needs a C++ compiler")
-MOMENTUM = pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +42,7 @@ def assert_same_training(eager, other, device, *, steps=3, layout="contiguous", 
 
 @pytest.mark.works_with("torch.compile")
 @MOMENTUM
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@LAYOUT
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 def test_aot_eager_equals_eager(device, momentum, layout, dynamic):
     eager = Net(momentum).to(device)
@@ -60,7 +55,7 @@ def test_aot_eager_equals_eager(device, momentum, layout, dynamic):
 
 @pytest.mark.works_with("torch.compile")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=name_of)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@LAYOUT
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=INDUCTOR)])
 def test_compiled_half_types_equal_eager(device, dtype, layout, backend, tmp_path, monkeypatch):
     """With float32 parameters, as mixed precision has them: the same kernels, so the same bits."""
@@ -146,7 +141,7 @@ def test_after_the_second_size_nothing_is_compiled_again(dynamic):
 
 
 @pytest.mark.works_with("compiled autograd")
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 def test_compiled_autograd_equals_autograd(training):
     """A whole backward pass, twice accumulated, as one compiled graph."""
     plain = Net().train(training)

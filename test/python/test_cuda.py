@@ -6,16 +6,14 @@ import gc
 import pytest
 import torch
 
-from helpers import DTYPES, LAYOUTS, batch_norm, half_or_float, in_layout, name_of, parameters, random, \
-    statistics
+from helpers import (DTYPES, LAYOUT, LAYOUTS, MODE, MOMENTUM, batch_norm, half_or_float, in_layout,
+                     name_of, parameters, random, statistics)
 from reference import Expected, Normalization, check_all, exact, expect_all
 
 # Every test runs with all kernels, where they accept the shape: one after the other, as a module's
 # marks vary fastest, so that what they have in common can be kept from one to the next.
 pytestmark = [pytest.mark.gpu, pytest.mark.parametrize(
     "kernels", ["split", "resident", "cooperative"], indirect=True)]
-MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-LAYOUT = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +116,7 @@ def test_every_run_gives_the_same_bits(shape, dtype, layout):
 
 
 @pytest.mark.works_with("CUDA graphs and streams")
-@pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
+@MOMENTUM
 @pytest.mark.parametrize("shape", [(8, 16, 12, 12), (2, 2, 200, 200), (16, 1600, 7, 7)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @LAYOUT

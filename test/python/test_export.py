@@ -2,17 +2,14 @@
 
 import copy
 import importlib.util
-import shutil
 
 import pytest
 import torch
 import torch._inductor.config
 
-from helpers import (
-    ROOT, check_library_is_missed, in_layout, parameters, random, run_python, statistics)
+from helpers import (INDUCTOR, MODE, MOMENTUM, ROOT, check_library_is_missed, in_layout, parameters,
+                     random, run_python, statistics)
 from models import Net
-
-MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 
 def load_example(name):
@@ -87,8 +84,7 @@ def test_a_program_without_the_library_names_the_operator(tmp_path):
 
 
 @pytest.mark.works_with("AOTInductor")
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
-                    reason="AOTInductor needs a C++ compiler")
+@INDUCTOR
 def test_a_package_compiled_ahead_of_time(tmp_path, monkeypatch):
     """It runs here and in a process that has imported torchbn; in one that has not, it says which
     operator is missing."""
@@ -124,7 +120,7 @@ def test_an_evaluation_decomposes_to_core_operators():
 
 
 @pytest.mark.works_with("decompositions to ATen's operators")
-@pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
+@MOMENTUM
 def test_a_training_program_of_atens_operators(momentum):
     net = Net(momentum).train()
     with load_example("decompositions").AtenOperators():

@@ -8,12 +8,11 @@ import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from helpers import batch_norm, in_layout, parameters, random, statistics
+from helpers import MODE, MOMENTUM, batch_norm, in_layout, parameters, random, statistics
 
 AFFINE = pytest.mark.parametrize("has_weight, has_bias", list(itertools.product([True, False],
                                                                                repeat=2)),
                                  ids=["affine", "weight", "bias", "plain"])
-MODE = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 DOUBLE = torch.float64
 
 
@@ -246,7 +245,7 @@ def test_training_with_running_statistics_under_a_transform_names_the_remedy(dev
 
 @pytest.mark.works_with("torch.func.functionalize")
 @MODE
-@pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
+@MOMENTUM
 def test_functionalize_keeps_the_updates(device, training, momentum):
     x = random((4, 3, 5), device=device)
     weight, bias = parameters(3, device=device)

@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.checkpoint import checkpoint
 
-from helpers import batch_norm, in_layout, parameters, random, statistics
+from helpers import LAYOUT, MODE, batch_norm, in_layout, parameters, random, statistics
 from models import BatchNorm, Net, replace_batch_norm
 from reference import Normalization
 
@@ -152,7 +152,7 @@ def test_folding_into_the_convolution_before_it():
 @pytest.mark.works_with("torch.autocast")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16],
                          ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@LAYOUT
 def test_autocast_leaves_the_types_alone(device, layout, dtype):
     convolution = torch.nn.Conv2d(3, 8, 3, device=device)
     weight, bias = (p.requires_grad_() for p in parameters(8, device=device))
@@ -176,7 +176,7 @@ def test_autocast_leaves_the_types_alone(device, layout, dtype):
 
 @pytest.mark.works_with("torch.use_deterministic_algorithms")
 @pytest.mark.parametrize("fill", [True, False], ids=["filled", "unfilled"])
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 def test_deterministic_algorithms_change_no_bit(device, training, fill):
     """Memory that is handed out is filled with NaN first: nothing is read that was not written."""
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import (DTYPES, LAYOUTS, batch_norm, half_or_float, in_layout, name_of, parameters,
-                     random, statistics, strides)
+from helpers import (DTYPES, LAYOUT, LAYOUTS, MODE, batch_norm, half_or_float, in_layout, name_of,
+                     parameters, random, statistics, strides)
 from reference import check_all
 
 
@@ -23,7 +23,7 @@ def test_every_pair_of_layouts(device, shape, dtype):
             check_all(x, dy, weight, bias, *statistics(3, dtype, device), training=training)
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 @pytest.mark.parametrize("order", itertools.permutations(range(4)), ids=str)
 def test_dense_memory_in_any_order_is_a_batch_of_planes(device, order, training):
     shape = (6, 3, 4, 5)
@@ -53,7 +53,7 @@ def test_an_evaluation_without_weight_keeps_the_layout_of_its_gradient(device, l
     assert strides(gradient) == strides(torch.empty_like(x))
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted", "sliced"])
 def test_a_gradient_that_is_differentiated_further_lies_as_the_input_does(device, training, layout):
     for other in ("contiguous", "channels_last"):
@@ -65,7 +65,7 @@ def test_a_gradient_that_is_differentiated_further_lies_as_the_input_does(device
         assert strides(gradient) == strides(torch.empty_like(x))
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 def test_a_gradient_expanded_from_one_number(device, training):
     x = random((4, 3, 5, 5), device=device)
     for like in (x, in_layout(x, "channels_last")):
@@ -91,7 +91,7 @@ def test_statistics_may_be_columns_of_one_tensor(device, dtype):
     (2, 1), (1, 1, 2), (1, 3, 2), (3, 1, 1, 1), (1, 17, 1, 3), (2, 5, 1, 1), (7, 33), (1, 4, 0x1001),
     (65, 2, 31), (2, 2, 127), (3, 31, 5, 5), (513, 3), (2, 130, 3, 3), (1, 2, 1, 1, 1, 9),
 ], ids=str)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@LAYOUT
 def test_edge_sizes(device, shape, layout):
     x = in_layout(random(shape, device=device, mean=3), layout)
     dy = random(shape, device=device, seed=1)
@@ -102,7 +102,7 @@ def test_edge_sizes(device, shape, layout):
 
 @pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4, 4), (4, 3, 0, 5), (4, 0, 2, 2), (0, 0)],
                          ids=str)
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 def test_an_empty_batch_is_no_batch(device, shape, training):
     x = torch.empty(shape, device=device, requires_grad=True)
     weight, bias = (p.requires_grad_() for p in parameters(shape[1], device=device))
@@ -118,7 +118,7 @@ def test_an_empty_batch_is_no_batch(device, shape, training):
     assert torch.equal(mean, old[0]) and torch.equal(var, old[1]) and counter == 5
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 def test_planes_of_one_cache_line_in_a_tensor_larger_than_the_cache(device, training):
     x = random((16500, 16, 8), torch.float64, device)
     dy = random((16500, 16, 8), torch.float64, device, seed=1)

@@ -2,12 +2,11 @@
 
 import copy
 import functools
-import shutil
 
 import pytest
 import torch
 
-from helpers import in_layout, random
+from helpers import INDUCTOR, LAYOUT, in_layout, random
 from models import replace_batch_norm
 
 torchvision = pytest.importorskip("torchvision")
@@ -154,8 +153,7 @@ def test_models_train_and_evaluate_as_with_torchs_layers(name, mode):
     check(name, "cpu", "contiguous", mode)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
-                    reason="Inductor needs a C++ compiler")
+@INDUCTOR
 def test_resnet18_evaluates_under_inductor(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
@@ -170,7 +168,7 @@ def test_resnet18_evaluates_under_inductor(tmp_path, monkeypatch):
     assert error <= 4 * max(allowed, 2.0**-23)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@LAYOUT
 def test_resnet18_in_both_layouts(device, layout):
     check("resnet18", device, layout, "eager")
 

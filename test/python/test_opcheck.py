@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from helpers import in_layout, name_of, parameters, random, statistics
+
+from helpers import MODE, MOMENTUM, in_layout, name_of, parameters, random, statistics
 
 pytest.importorskip("expecttest", reason="opcheck needs expecttest")
 
@@ -39,7 +40,7 @@ def buffers(dtype, device):
 
 @pytest.mark.parametrize("shape, layout, dtype", CASES)
 @ON
-@pytest.mark.parametrize("momentum", [0.1, None])
+@MOMENTUM
 def test_training(device, shape, layout, dtype, on, momentum):
     mean, var, counter = buffers(dtype, device) if on else (None, None, None)
     opcheck(OPS.batch_norm_train.default,
@@ -56,7 +57,7 @@ def test_inference(device, shape, layout, dtype, on):
 
 @pytest.mark.parametrize("shape, layout, dtype", CASES)
 @ON
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 def test_public(device, shape, layout, dtype, on, training):
     mean, var, counter = buffers(dtype, device) if on or not training else (None, None, None)
     opcheck(OPS.batch_norm.default,
@@ -67,7 +68,7 @@ def test_public(device, shape, layout, dtype, on, training):
 @pytest.mark.parametrize("shape, layout, dtype", CASES)
 @pytest.mark.parametrize("needs", [(True, True, True), (True, False, False), (False, True, False),
                                    (False, False, True)], ids=["all", "input", "weight", "bias"])
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 def test_backward(device, shape, layout, dtype, needs, training):
     x, weight, _ = arguments(shape, layout, dtype, device, True, requires_grad=False)
     mean, invstd = statistics(3, torch.float64, device)

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from helpers import (DTYPES, batch_norm, half_or_float, in_layout, name_of, parameters, random,
-                     statistics)
+from helpers import (DTYPES, LAYOUT, MODE, batch_norm, half_or_float, in_layout, name_of,
+                     parameters, random, statistics)
 from models import replace_batch_norm
 from reference import Expected, check_all, exact
 
@@ -45,7 +45,7 @@ def assert_as_good(ours, theirs, exact_results):
 
 @RANKS
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@LAYOUT
 @pytest.mark.parametrize("options", [
     dict(), dict(affine=False), dict(momentum=0.4), dict(momentum=None), dict(momentum=0.0),
     dict(eps=0.1, track_running_stats=False),
@@ -72,7 +72,7 @@ def test_steps_of_training_and_evaluation_equal_the_module(device, shape, dtype,
     *((dtype, dtype) for dtype in DTYPES),
     (torch.bfloat16, torch.float32), (torch.float16, torch.float32)], ids=name_of)
 @pytest.mark.parametrize("affine", ["affine", "weight", "bias", "plain"])
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@MODE
 def test_results_equal_the_formula(device, shape, dtype, parameter_type, affine, training):
     weight, bias = parameters(shape[1], parameter_type, device)
     check_all(random(shape, dtype, device, mean=0.5, std=3), random(shape, dtype, device, seed=9),
@@ -94,7 +94,7 @@ def test_parameters_may_be_of_different_types(device, dtype):
 
 
 @pytest.mark.parametrize("std", [1.0, 1e-2, 1e-3], ids=lambda s: f"std{s:g}")
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@LAYOUT
 def test_a_large_mean_costs_no_precision(device, layout, std):
     x = in_layout(random((16, 3, 20, 20), device=device, mean=1e3, std=std), layout)
     dy = random(x.shape, device=device, seed=1)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from helpers import check_library_is_missed, random, run_python
+from helpers import MOMENTUM, check_library_is_missed, random, run_python
 from models import BatchNorm, FoldingBatchNorm, Net
 
 pytestmark = [pytest.mark.works_with("TorchScript"),
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.works_with("TorchScript"),
 TRACE = pytest.mark.parametrize("trace", [False, True], ids=["scripted", "traced"])
 
 
-@pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum0.1", "cumulative"])
+@MOMENTUM
 def test_a_scripted_module_is_the_module(device, momentum):
     module = BatchNorm(3, momentum).to(device)
     scripted = torch.jit.script(copy.deepcopy(module))
