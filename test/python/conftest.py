@@ -1,7 +1,12 @@
+import sys
+
 import pytest
 import torch
 
 import helpers
+
+# The programs' modules, as they find each other.
+sys.path[:0] = [str(helpers.ROOT / "scripts" / folder) for folder in ("", "bench", "gpu")]
 
 
 def pytest_configure(config):

@@ -1,15 +1,10 @@
 """What a GPU would leave, made up: a check that runs on one, and what a C++ test program prints."""
 
 import re
-import sys
 import types
 
-from helpers import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts" / "gpu"))
-
-import check  # noqa: E402
-import origin  # noqa: E402
+import check
+import origin
 
 GOOGLETEST = """Running main() from gtest_main.cc
 [==========] Running 4 tests from 1 test suite.

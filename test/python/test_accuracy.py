@@ -13,7 +13,6 @@ Bounds, in ulp of the result at the size of its terms (see accuracy.py):
 import pytest
 import torch
 
-import bench_record  # noqa: F401  puts the benchmark's folder on the path
 import accuracy
 
 BOUNDS = {

@@ -7,8 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import bench_record  # noqa: F401  the path to the benchmark
-
 import cudnn_graph
 import cudnn_layer
 

@@ -7,8 +7,6 @@ import re
 import pytest
 import torch
 
-import bench_record  # noqa: F401  the path to the benchmark
-
 import cudnn_layer
 import cudnn_legacy as legacy
 

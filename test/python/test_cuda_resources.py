@@ -1,16 +1,13 @@
 """What the compiler has made of the kernels: registers, shared memory, nothing spilled."""
 
 import re
-import sys
 
 import pytest
 
 from helpers import ROOT, library_path
 
-sys.path.insert(0, str(ROOT / "scripts" / "gpu"))
-
-import kernel_names  # noqa: E402
-import resources  # noqa: E402
+import kernel_names
+import resources
 
 WIDTHS = {"float": (1, 4), "double": (1, 2), "BFloat16": (1, 4, 8), "Float16": (1, 4, 8)}
 REDUCTIONS = "MomentReduction", "GradientReduction", "EvaluationReduction"

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-import gpu_record  # noqa: F401  the path to the parts
 from helpers import ROOT
 
+import bench
 import benchmark
 import check
 
@@ -121,9 +121,6 @@ def test_a_part_that_breaks_stops_no_other(made_up, monkeypatch, capsys):
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_benchmark_is_given_what_it_understands(made_up, monkeypatch, quick):
-    sys.path.insert(0, str(ROOT / "scripts" / "bench"))
-    import bench
-
     made_up.quick = quick
     made_up.root = ROOT
     made_up.end = time.monotonic() + 45

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-import gpu_record  # noqa: F401  the path to the parts
 from helpers import ROOT
 
 import check

@@ -69,7 +69,7 @@ def test_checkpointing_updates_twice_as_with_torchs_layer(reentrant):
 @pytest.mark.works_with("torch.utils.checkpoint")
 def test_checkpointing_with_the_recipe_updates_once():
     ours, theirs = pair()
-    context = lambda: (contextlib.nullcontext(), unchanged(*ours.buffers()))  # noqa: E731
+    context = lambda: (contextlib.nullcontext(), unchanged(*ours.buffers()))
     x = batch(requires_grad=True)
     checkpoint(ours, x, use_reentrant=False, context_fn=context).sin().sum().backward()
     other = batch(requires_grad=True)

@@ -1,14 +1,12 @@
 """The Python in README.md runs as it stands, block after block, and its table of tests is current."""
 
 import re
-import sys
 
 import pytest
 
 from helpers import ROOT, library_path, run_python
 
-sys.path.append(str(ROOT / "scripts"))
-import works_with  # noqa: E402
+import works_with
 
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
