@@ -63,6 +63,10 @@ def ask_gpu(*fields):
     return dict(zip(fields, (value.strip() for value in found.split(",")), strict=False))
 
 
+def driver():
+    return ask_gpu("driver_version").get("driver_version")
+
+
 def clocks(device):
     """Of the GPU at this moment. They are as they come: nothing here sets them."""
     return ask_gpu("clocks.sm", "clocks.mem", "temperature.gpu") if device == "cuda" else {}
@@ -126,7 +130,6 @@ def describe(device):
                   "hot, and cold: calls rotate through three times the last-level cache"),
         "versions": {"torch": torch.__version__, "cuda": torch.version.cuda,
                      "python": sys.version.split()[0], "system": platform.system(),
-                     **({"driver": ask_gpu("driver_version").get("driver_version")}
-                        if device == "cuda" else {}),
+                     **({"driver": driver()} if device == "cuda" else {}),
                      "cpu_capability": torch.backends.cpu.get_cpu_capability()},
     }

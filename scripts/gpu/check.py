@@ -12,12 +12,13 @@ import traceback
 from dataclasses import dataclass, field
 
 import benchmark
-import origin
 import sanitize
 import suites
 import traffic
 
+# What the benchmark knows of the machine is needed as well, in origin.py too.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
+import origin  # noqa: E402
 from peers import brief  # noqa: E402
 
 # In order, what is wanted most first.

@@ -1,21 +1,10 @@
 """What a result says of where it comes from, and where it is written. No host, no path."""
 
 import json
-import re
-import subprocess
 import sys
 
+import machine
 import torch
-
-
-def driver():
-    try:
-        found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, check=True, timeout=60).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found[0] if found else None
 
 
 def origin(command):
@@ -27,19 +16,15 @@ def origin(command):
             "compute_capability": f"{device.major}.{device.minor}",
             "multiprocessors": device.multi_processor_count,
             "memory_gib": round(device.total_memory / 2**30, 1),
-            "driver": driver(),
+            "driver": machine.driver(),
         },
         "versions": {"torch": torch.__version__, "cuda": torch.version.cuda,
                      "python": sys.version.split()[0]},
     }
 
 
-def slug(text):
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-
-
 def save(folder, part, record):
     """One file per part and GPU model, which a later run on the same model replaces."""
-    path = folder / f"gpu_{part}_{slug(record['device']['name'])}.json"
+    path = folder / f"gpu_{part}_{machine.slug(record['device']['name'])}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path

@@ -41,7 +41,7 @@ def check_on_a_made_up_gpu(tmp_path, monkeypatch):
     device = types.SimpleNamespace(name="NVIDIA Chip 9", major=9, minor=0, total_memory=2**34,
                                    multi_processor_count=100)
     monkeypatch.setattr(origin.torch.cuda, "get_device_properties", lambda _: device)
-    monkeypatch.setattr(origin, "driver", lambda: "1.2.3")
+    monkeypatch.setattr(origin.machine, "driver", lambda: "1.2.3")
     folders = [tmp_path / name for name in ("root", "build", "out", "work")]
     for folder in folders:
         folder.mkdir()
