@@ -190,7 +190,7 @@ def run(options, arguments):
             found, more = contest.run_case(case, options, chosen)
         except Exception as error:
             found, more = [], []
-            measured["failed"].append({"case": case.name, "why": peers.brief(error)})
+            measured["failed"].append({"case": case.name, "why": machine.brief_error(error)})
             print(f"\nFAILED: {case.name}: {error}", file=sys.stderr)
         more = [note for note in more if note not in notes]
         for note in more:

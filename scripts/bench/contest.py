@@ -24,7 +24,7 @@ def contestants_of(case, problem, chosen):
         except Exception as error:
             if peer is peers.OURS:
                 raise
-            notes.append(f"{case.name}: without {peer.name}: {peers.brief(error)}")
+            notes.append(f"{case.name}: without {peer.name}: {machine.brief_error(error)}")
             continue
         if peer is peers.OURS and not max(found.values()) <= 1:
             raise CaseError(f"torchbn is wrong; errors in units of the allowed one: {found}")
@@ -54,7 +54,7 @@ def in_graphs(case, calls, repeats, notes):
         except Exception as error:
             if not summary.peers_of([name]):
                 raise
-            notes.append(f"{case.name}: without {name} in graphs: {peers.brief(error)}")
+            notes.append(f"{case.name}: without {name} in graphs: {machine.brief_error(error)}")
     return graphs
 
 

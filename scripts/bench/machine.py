@@ -101,6 +101,12 @@ def slug(text):
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
+def brief_error(error):
+    """Its first line; of the files in it only the names, because notes go into results."""
+    line, *_ = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: " + re.sub(r"(?<![^\s'\"(=:])/(?:[^\s/]+/)*", "", line)
+
+
 FILES = ("--json", "--out", "--plot")
 
 

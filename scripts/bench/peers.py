@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import cudnn_graph
 import cudnn_legacy
 import torch
 import torch.nn.functional as F
+from machine import brief_error
 
 MOMENTUM, EPS = 0.1, 1e-5
 
@@ -77,14 +77,8 @@ def no_compiler(device):
         from torch._inductor.cpp_builder import get_cpp_compiler
         get_cpp_compiler()
     except Exception as error:  # these functions are torch's own and may change or raise anything
-        return brief(error)
+        return brief_error(error)
     return None
-
-
-def brief(error):
-    """Its first line; of the files in it only the names, because notes go into results."""
-    line, *_ = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: " + re.sub(r"(?<![^\s'\"(=:])/(?:[^\s/]+/)*", "", line)
 
 
 GPU = ("cuda",)

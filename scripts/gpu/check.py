@@ -19,7 +19,7 @@ import traffic
 # What the benchmark knows of the machine is needed as well, in origin.py too.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
 import origin  # noqa: E402
-from peers import brief  # noqa: E402
+from machine import brief_error  # noqa: E402
 
 # In order, what is wanted most first.
 PARTS = {"test": suites.run, "bench": benchmark.run, "sanitize": sanitize.run,
@@ -66,7 +66,7 @@ def result_of(check, part):
         return PARTS[part](check)
     except Exception as error:  # the other parts, which have nothing to do with it, go on
         traceback.print_exc()
-        return {"passed": False, "error": brief(error)}
+        return {"passed": False, "error": brief_error(error)}
 
 
 def run(check, parts, command):

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 
 import bench  # noqa: E402
 import cases  # noqa: E402
+import machine  # noqa: E402
 import peers  # noqa: E402
 import problem  # noqa: E402
 
@@ -43,7 +44,7 @@ def count(case, contestants, device="cuda"):
             call = asked.contestant(peer.prepare())
             call()  # allocates and chooses kernels
         except Exception as error:
-            print(f"{case.name}: without {peer.name}: {peers.brief(error)}", file=sys.stderr)
+            print(f"{case.name}: without {peer.name}: {machine.brief_error(error)}", file=sys.stderr)
             continue
         torch.cuda.synchronize()
         torch.cuda.profiler.start()

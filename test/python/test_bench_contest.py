@@ -200,7 +200,7 @@ def test_the_gpus_peers_are_all_there():
 
 def test_notes_name_no_folder():
     for text in ("no '/opt/bin/c++' in (None, '/opt/bin/c++')", "/tmp/a_b/c.cpp:3: wrong\nmore"):
-        brief = peers.brief(RuntimeError(text))
+        brief = machine.brief_error(RuntimeError(text))
         assert brief.startswith("RuntimeError: ") and "c" in brief and "/" not in brief
-    assert peers.brief(ValueError()) == "ValueError: "
-    assert peers.brief(ValueError("3 GB/s, 1/2")) == "ValueError: 3 GB/s, 1/2"
+    assert machine.brief_error(ValueError()) == "ValueError: "
+    assert machine.brief_error(ValueError("3 GB/s, 1/2")) == "ValueError: 3 GB/s, 1/2"
