@@ -15,7 +15,7 @@ import matplotlib
 import report
 import store
 from peers import TITLES
-from summary import best_peer
+from summary import best_peer, peers_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -83,7 +83,7 @@ def draw_ratios(record, run, results, path):
     shapes = keys_of(results, "shape")
     columns = [(layout, dtype) for layout in keys_of(results, "layout")
                for dtype in keys_of(results, "dtype")]
-    peers = [c for c in store.contestants_of(record) if c not in ("floor", "torchbn")]
+    peers = peers_of(store.contestants_of(record))
     # Limits for all panels alike, and 1 among them.
     ends = [end for r in results for peer in peers if peer in r["ratios"]
             for end in r["ratios"][peer][1:]] + [0.8, 1.25]

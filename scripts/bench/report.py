@@ -3,7 +3,7 @@
 import cases
 from peers import TITLES
 from store import contestants_of
-from summary import best_peer, geometric_mean, headline
+from summary import best_peer, geometric_mean, headline, peers_of
 
 EVERYTHING, BEYOND = "everything", "beyond the last-level cache"
 
@@ -139,11 +139,10 @@ def case_columns(contestants, brief):
         _, low, high = headline(result)
         return f"{low:.2f} to {high:.2f} ({TITLES[best_peer(result)]})"
 
-    peers = [name for name in contestants if name not in ("floor", "torchbn")]
     return {**{TITLES[name]: time(name) for name in (["torchbn"] if brief else contestants)},
             "GB/s": lambda r: f"{gigabytes_per_second(r):.1f}",
             "of floor": lambda r: percent(r["ratios"]["floor"][0]),
-            **{f"{TITLES[name]} /": ratio(name) for name in peers},
+            **{f"{TITLES[name]} /": ratio(name) for name in peers_of(contestants)},
             "best peer /, 95%": interval}
 
 
