@@ -136,7 +136,7 @@ def estimate(options, chosen):
     """Seconds that a run takes, roughly: rounds at 5 GB/s where they outlast the time of a case, 30
     ns per value for filling and checking (on a GPU 1 TB/s, 1 ns and four modes), and 3 s for each
     graph that is not in the compiler's cache yet."""
-    compiled = sum(peer.name.startswith("inductor") for peer in chosen)
+    compiled = sum(peer.compiles for peer in chosen)
     modes, speed, slow = (1, 5e9, 30e-9) if options.device == "cpu" else (4, 1e12, 1e-9)
     measured = sum(
         modes * max(options.seconds, options.rounds * (2 + len(chosen)) * c.minimal_bytes / speed)

@@ -18,13 +18,15 @@ MOMENTUM, EPS = 0.1, 1e-5
 class Peer:
     """`prepare` gives a function (x, running_mean, running_var, weight, bias, training) -> y that
     updates the buffers in training, and is called anew for each case. `missing` says why the peer
-    cannot take part on one of its devices, or nothing."""
+    cannot take part on one of its devices, or nothing. One that `compiles` takes seconds for a new
+    graph."""
 
     name: str
     title: str
     prepare: Callable
     missing: Callable = lambda device: None
     devices: tuple = ("cpu", "cuda")
+    compiles: bool = False
 
 
 def aten():
@@ -85,10 +87,10 @@ GPU = ("cuda",)
 PEERS = [
     Peer("aten", "ATen", aten),
     Peer("native", "ATen native", native, devices=GPU),
-    Peer("inductor", "Inductor", inductor, no_compiler),
+    Peer("inductor", "Inductor", inductor, no_compiler, compiles=True),
     # Without the graphs of its own that max-autotune makes: graphs are made here, of everyone.
     Peer("inductor_max", "Inductor max", functools.partial(inductor, "max-autotune-no-cudagraphs"),
-         no_compiler, GPU),
+         no_compiler, GPU, compiles=True),
     Peer("cudnn", "cuDNN",
          functools.partial(cudnn_legacy.batch_norm, cudnn_legacy.SPATIAL, MOMENTUM, EPS),
          cudnn_legacy.missing, GPU),
@@ -102,8 +104,10 @@ OURS = Peer("torchbn", "torchbn", torchbn)
 TITLES = {"floor": "floor", **{peer.name: peer.title for peer in [*PEERS, OURS]}}
 
 
-def names_of(device):
-    return [peer.name for peer in PEERS if device in peer.devices]
+def names_of(device, compiles=None):
+    """Of all peers of the device, or of those alone that compile or do not."""
+    return [peer.name for peer in PEERS
+            if device in peer.devices and compiles in (None, peer.compiles)]
 
 
 def choose(names, device):

@@ -2,6 +2,7 @@
 
 import sys
 
+import peers
 import process
 
 # Starting, the case that has begun at the deadline, and the tables.
@@ -15,7 +16,7 @@ def command(check):
         arguments += ["--peers", "aten", "--rounds", "5"]
     else:
         # Compiling would take most of the time.
-        arguments += ["--peers", "aten", "native", "cudnn", "cudnn_persistent", "cudnn_graph",
+        arguments += ["--peers", *peers.names_of("cuda", compiles=False),
                       "--dtype", "float32", "bfloat16"]
     return [sys.executable, str(check.root / "scripts" / "bench" / "bench.py"), *arguments]
 

@@ -11,14 +11,14 @@ import time
 import traceback
 from dataclasses import dataclass, field
 
-import benchmark
-import sanitize
-import suites
-import traffic
-
-# What the benchmark knows of the machine is needed as well, in origin.py too.
+# The parts import some of the benchmark's modules.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
+
+import benchmark  # noqa: E402
 import origin  # noqa: E402
+import sanitize  # noqa: E402
+import suites  # noqa: E402
+import traffic  # noqa: E402
 from machine import brief_error  # noqa: E402
 
 # In order, what is wanted most first.

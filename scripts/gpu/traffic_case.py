@@ -20,13 +20,11 @@ import problem  # noqa: E402
 SHAPES = [(32, 256, 56, 56), (128, 256, 56, 56), (32, 1024, 14, 14), (32, 2048, 7, 7),
           (20, 6, 65536)]
 QUICK_SHAPES = SHAPES[:1]
-OPERATIONS = ["train", "backward", "eval", "eval_backward"]
 DTYPE = "bfloat16"
 
 
 def chosen(quick):
-    return cases.select("cuda", shapes=QUICK_SHAPES if quick else SHAPES, dtypes=[DTYPE],
-                        operations=OPERATIONS)
+    return cases.select("cuda", shapes=QUICK_SHAPES if quick else SHAPES, dtypes=[DTYPE])
 
 
 def label(case, name):
@@ -62,7 +60,7 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)
     bench.load_library()
-    names = ["aten"] if options.quick else [n for n in peers.NAMES if "inductor" not in n]
+    names = ["aten"] if options.quick else peers.names_of("cuda", compiles=False)
     others, _ = peers.choose(names, "cuda")
     labels = [entry for case in chosen(options.quick)
               for entry in count(case, [peers.OURS, *others])]

@@ -189,6 +189,8 @@ def test_every_peer_is_explained():
 def test_the_gpus_peers_are_all_there():
     assert peers.names_of("cuda") == ["aten", "native", "inductor", "inductor_max", "cudnn",
                                       "cudnn_persistent", "cudnn_graph"]
+    assert peers.names_of("cuda", compiles=True) == ["inductor", "inductor_max"]
+    assert peers.names_of("cpu", compiles=False) == ["aten"]
     assert set(peers.TITLES) <= set(plot.COLOURS)
     _, notes = peers.choose(["cudnn"], "cpu")
     assert notes == ["without cudnn: it does not run on cpu"]
