@@ -14,7 +14,7 @@ import re
 from marked_section import MarkedSection
 
 TESTS = pathlib.Path(__file__).resolve().parents[1] / "test"
-CONSUMER_TEST = re.compile(r'^torchbn_add_(?:step|consumer)\((\w+) WORKS_WITH "([^"]+)"', re.MULTILINE)
+CONSUMER_TEST = re.compile(r'^torchbn_add_(?:step|consumer)\(\w+ WORKS_WITH "([^"]+)"', re.MULTILINE)
 SECTION = MarkedSection("works with", "scripts/works_with.py")
 
 
@@ -25,33 +25,32 @@ def titles(tree):
             and call.func.attr == "works_with"]
 
 
-def proofs_in_cmake(text):
-    """(title, test's name) of each marked test, from top to bottom."""
-    return [(title, name) for name, title in CONSUMER_TEST.findall(text)]
+def titles_in_cmake(text):
+    return CONSUMER_TEST.findall(text)
 
 
-def proofs_in_python(text):
-    """The same of Python."""
+def titles_in_python(text):
+    """Those of the tests' marks. The file's own count where there is a test in it."""
     module = ast.parse(text)
     of_file = [title for node in module.body if isinstance(node, ast.Assign)
                and any(getattr(target, "id", None) == "pytestmark" for target in node.targets)
                for title in titles(node)]
     for node in module.body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            of_test = [title for decorator in node.decorator_list for title in titles(decorator)]
-            for title in dict.fromkeys(of_file + of_test):
-                yield title, node.name
+            yield from of_file
+            for decorator in node.decorator_list:
+                yield from titles(decorator)
 
 
 def collect(tests=TESTS):
-    """{title: {file below tests: [test, ...]}}, by title."""
+    """{title: [file below tests, ...]}, by title."""
     rows = {}
-    for pattern, proofs_in in (("python/test_*.py", proofs_in_python),
-                               ("consumer/CMakeLists.txt", proofs_in_cmake)):
+    for pattern, titles_in in (("python/test_*.py", titles_in_python),
+                               ("consumer/CMakeLists.txt", titles_in_cmake)):
         for path in sorted(tests.glob(pattern)):
             file = path.relative_to(tests).as_posix()
-            for title, name in proofs_in(path.read_text()):
-                rows.setdefault(title, {}).setdefault(file, []).append(name)
+            for title in dict.fromkeys(titles_in(path.read_text())):
+                rows.setdefault(title, []).append(file)
     return dict(sorted(rows.items(), key=lambda row: row[0].lower()))
 
 
