@@ -180,7 +180,7 @@ def run(options, arguments):
     record = {
         "command": machine.command_of(arguments), **machine.describe(options.device),
         "pinned": options.pin, "load_average": [machine.load_average()],
-        **({"clocks": [machine.clocks("cuda")]} if gpu else {}), "runs": [measured]}
+        **({"clocks": [machine.clocks()]} if gpu else {}), "runs": [measured]}
     ticks, start = machine.stolen_ticks(), time.monotonic()
     for case in tqdm(options.cases, unit="case", file=sys.stderr,
                      desc=f"{options.malloc}, threads {torch.get_num_threads()}"):
@@ -203,7 +203,7 @@ def run(options, arguments):
     measured["stolen_percent"] = machine.stolen_percent(ticks, machine.stolen_ticks())
     record["load_average"].append(machine.load_average())
     if gpu:
-        record["clocks"].append(machine.clocks("cuda"))
+        record["clocks"].append(machine.clocks())
     save(options, record)
     return record
 

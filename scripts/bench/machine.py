@@ -67,9 +67,9 @@ def driver():
     return ask_gpu("driver_version").get("driver_version")
 
 
-def clocks(device):
+def clocks():
     """Of the GPU at this moment. They are as they come: nothing here sets them."""
-    return ask_gpu("clocks.sm", "clocks.mem", "temperature.gpu") if device == "cuda" else {}
+    return ask_gpu("clocks.sm", "clocks.mem", "temperature.gpu")
 
 
 def load_average():
