@@ -11,14 +11,13 @@ and variance are those that the running statistics become with momentum 1.
 import argparse
 
 import bench
+import cases
 import machine
+import peers
 import report
 import torch
-import torch.nn.functional as F
 
-EPS = 1e-5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LAYOUTS = ["channels_first", "channels_last"]
 QUANTITIES = ["mean", "variance", "y", "dx", "dgamma", "dbeta"]
 
 
@@ -35,19 +34,11 @@ def inputs(count):
             f"uniform, 2^{count.bit_length() - 1} values": uniform}
 
 
-def torchbn(x, weight, bias, mean, var):
-    return torch.ops.torchbn.batch_norm(x, weight, bias, mean, var, True, 1.0, EPS)
-
-
-def aten(x, weight, bias, mean, var):
-    return F.batch_norm(x, mean, var, weight, bias, True, 1.0, EPS)
-
-
 def step(batch_norm, x, dy, weight, bias):
     """The results of one training step, by quantity."""
     mean, var = torch.zeros_like(weight), torch.ones_like(weight)
     leaves = [t.detach().requires_grad_() for t in (x, weight, bias)]
-    y = batch_norm(*leaves, mean, var)
+    y = batch_norm(leaves[0], mean, var, *leaves[1:], training=True)
     dx, dgamma, dbeta = torch.autograd.grad(y, leaves, dy)
     return dict(zip(QUANTITIES, (mean, var, y.detach(), dx, dgamma, dbeta), strict=True))
 
@@ -66,7 +57,7 @@ def reference(x, dy, weight, bias):
     centered = x - mean
     mean, centered = mean + mean_of(centered), centered - mean_of(centered)
     var = mean_of(centered**2)
-    invstd = (var + EPS).rsqrt()
+    invstd = (var + peers.EPS).rsqrt()
     xhat = centered * invstd
     product = dy * xhat
     along_one, along_xhat = mean_of(dy), mean_of(product)
@@ -92,6 +83,7 @@ def largest_error(actual, expected, size):
 
 def measure(count):
     """One dict for each type, layout and input: quantity -> (torchbn's error, ATen's)."""
+    contestants = [peers.torchbn(momentum=1), peers.aten(momentum=1)]
     rows = []
     for name, dtype in DTYPES.items():
         for kind, values in inputs(count).items():
@@ -102,10 +94,10 @@ def measure(count):
             weight = torch.rand(channels, generator=generator) + 0.5
             bias = torch.randn(channels, generator=generator)
             expected = reference(x, dy, weight, bias)
-            for layout in LAYOUTS:
+            for layout in cases.LAYOUTS:
                 if layout == "channels_last":
                     x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
-                ours, theirs = (step(f, x, dy, weight, bias) for f in (torchbn, aten))
+                ours, theirs = (step(f, x, dy, weight, bias) for f in contestants)
                 rows.append({"dtype": name, "layout": layout, "input": kind, **{
                     q: (largest_error(ours[q], *expected[q]), largest_error(theirs[q], *expected[q]))
                     for q in QUANTITIES}})
@@ -117,17 +109,15 @@ def cell(errors):
                       for e in errors)
 
 
-def text(rows, markdown=False):
+def text(rows):
     names = ["dtype", "layout", "input"]
     cells = [[*(row[n] for n in names), *(cell(row[q]) for q in QUANTITIES)] for row in rows]
-    draw = report.markdown_table if markdown else report.plain_table
-    return "\n".join(draw([*names, *QUANTITIES], cells, len(names))) + "\n"
+    return "\n".join(report.plain_table([*names, *QUANTITIES], cells, len(names))) + "\n"
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--markdown", action="store_true", help="a table for the README")
     parser.add_argument("--values", type=int, default=22, metavar="B",
                         help="2^B values per channel in the largest input (default: 22)")
     options = parser.parse_args(arguments)
@@ -136,7 +126,7 @@ def main(arguments=None):
     bench.load_library()
     print(f"The largest errors in ulp, torchbn / ATen; {machine.cpu_model()}, "
           f"torch {torch.__version__}.\n")
-    print(text(measure(1 << options.values), options.markdown), end="")
+    print(text(measure(1 << options.values)), end="")
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ class Peer:
     compiles: bool = False
 
 
-def aten():
+def aten(momentum=MOMENTUM):
     """Batch norm as PyTorch dispatches it."""
     return lambda x, mean, var, weight, bias, training: F.batch_norm(
-        x, mean, var, weight, bias, training, MOMENTUM, EPS)
+        x, mean, var, weight, bias, training, momentum, EPS)
 
 
 def native():
@@ -41,9 +41,9 @@ def native():
         x, weight, bias, mean, var, training, MOMENTUM, EPS)[0]
 
 
-def torchbn():
+def torchbn(momentum=MOMENTUM):
     return lambda x, mean, var, weight, bias, training: torch.ops.torchbn.batch_norm(
-        x, weight, bias, mean, var, training, MOMENTUM, EPS)
+        x, weight, bias, mean, var, training, momentum, EPS)
 
 
 def inductor(mode=None):
