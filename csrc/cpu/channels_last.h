@@ -20,13 +20,12 @@ namespace torchbn::cpu {
 //   bool maps_afterwards() const
 //   void map_columns(offset, strip, column)
 
-// Adds rows to the sums that begin at the panel. What is mapped at once is mapped after as many
-// rows as are summed together at least.
+// Adds rows to the sums that begin at the panel. What is mapped at once is mapped piece by piece,
+// cut where the sums keep their bits: they do not depend on what is mapped.
 template <typename Operation>
 void add_rows(const Table2d& table, int64_t row, int64_t rows, const Panel& panel, double* first,
               double* second, Operation& op) {
-  constexpr int64_t kStep = 64;
-  const int64_t step = op.maps_at_once() ? kStep : std::max<int64_t>(rows, 1);
+  const int64_t step = op.maps_at_once() ? vec::kRowsTogether : std::max<int64_t>(rows, 1);
   for (const int64_t end = row + rows; row < end; row += step) {
     const int64_t offset = row * table.width + panel.begin;
     const vec::Strip strip{std::min(step, end - row), panel.width, table.width};

@@ -76,8 +76,6 @@ inline void check_simulated(SimulatedCall fresh, int64_t offset) {
   const cuda::DeviceLimits& device = fresh.device;
   SCOPED_TRACE(testing::Message() << describe(e, dtype) << " misaligned by " << offset << ", grid "
                                   << device.max_grid << ", cluster " << device.max_cluster);
-  // Sums of many values leave float16.
-  if (size_of(dtype) == 2) fresh.dw = fresh.db = Buffer(DType::kFloat32, e.channels);
   // The smallest of training: two values per channel, one being an error.
   ASSERT_GT(e.count(), 1);
   Outcome outcome(fresh, Order::kForward);

@@ -15,6 +15,9 @@ constexpr int64_t kSumColumns = 512;
 // types.
 template <typename T>
 constexpr int64_t kTableRows = kSumsInFloat<T> ? kMostFloatBlocks : kMostFloatBlocks / 2;
+static_assert(kRowsTogether % kTableRows<float> == 0 && kRowsTogether % kTableRows<double> == 0 &&
+              kRowsTogether % kTableRows<BFloat16> == 0 &&
+              kRowsTogether % kTableRows<Float16> == 0);
 
 // Rows that are added to the sums while these are in registers. Those of more rows would leave too
 // few for what comes from memory (a tenth slower there). In float they are a chain.

@@ -18,6 +18,10 @@ inline constexpr int kLanes = 16;
 // At least as many columns as are stored together.
 inline constexpr int kRepeatedColumns = 2 * kLanes;
 
+// Columns that are summed piece by piece, each piece but the last a multiple of so many rows, have
+// the bits of columns that are summed in one go.
+inline constexpr int64_t kRowsTogether = 64;
+
 // `rows` rows, `stride` elements apart, of `runs` runs each, `spacing` apart, of `length`
 // contiguous elements. A run belongs to one channel, the runs of a row to neighbouring ones.
 struct Strip {
