@@ -10,6 +10,7 @@
 #include <limits>
 #include <vector>
 
+#include "cpu/vec/column_maps.h"
 #include "cpu/vec/guarded_memory.h"
 #include "cpu/vec/levels.h"
 #include "cpu/vec/strips.h"
@@ -18,6 +19,11 @@ namespace torchbn::test {
 namespace {
 
 using cpu::vec::kLanes;
+using cpu::vec::kLeastStreamed;
+using cpu::vec::kMostColumns;
+using cpu::vec::kPanelColumns;
+using cpu::vec::kPanelRows;
+using cpu::vec::kSharingRows;
 using cpu::vec::Level;
 using cpu::vec::Origin;
 using cpu::vec::Primitives;
@@ -177,8 +183,7 @@ TYPED_TEST(MapsTest, EveryLengthOfSeveralRowsAndRuns) {
 
 // Rows that are cache lines, and the shortest that are streamed without being so.
 TYPED_TEST(MapsTest, LengthsFromWhichStoresPassTheCaches) {
-  constexpr int64_t kStreamed = 8192 / sizeof(TypeParam);
-  for (int64_t length : around({256, 512, kStreamed}, 2)) {
+  for (int64_t length : around({256, 512, kLeastStreamed<TypeParam>}, 2)) {
     for (int64_t stride : {length, length + 1, length + kLine<TypeParam>}) {
       this->check_runs({2, length, stride}, kLine<TypeParam>);
       this->check_columns({2, length, stride}, kLine<TypeParam>);
@@ -190,36 +195,35 @@ TYPED_TEST(MapsTest, LengthsFromWhichStoresPassTheCaches) {
   }
 }
 
-// Neighbouring runs make one row, with blocks across their seams; from 8192 bytes on its stores
-// pass the caches.
+// Neighbouring runs make one row, with blocks across their seams; from a length on its stores pass
+// the caches.
 TYPED_TEST(MapsTest, NeighbouringRuns) {
-  constexpr int64_t kStreamed = 8192 / sizeof(TypeParam);
   for (int64_t length : {8, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 100, 196, 784}) {
-    for (int64_t runs : around({kStreamed / length + 1}))
+    for (int64_t runs : around({kLeastStreamed<TypeParam> / length + 1}))
       this->check_runs({2, length, runs * length + 3, runs, length}, kLine<TypeParam>);
     this->check_runs({2, length, 2 * length, 2, length}, kLine<TypeParam>);
   }
   // Runs shorter than a block, and many narrow rows, are laid out as columns, so many at a time.
-  constexpr int64_t kColumns = 2048 / sizeof(TypeParam);
+  constexpr int64_t kColumns = kPanelColumns<TypeParam>;
   for (int64_t length = 1; length <= 32; ++length)
     for (int64_t runs : around({kColumns / length, 2 * kColumns / length}))
       if (runs > 0) this->check_runs({3, length, runs * length + 3, runs, length}, 2);
   for (int64_t length : {33, 48, 100})
     for (int64_t runs : around({kColumns / 2 / length}))
       if (runs > 1)
-        for (int64_t rows : {15, 16, 17, 19})
+        for (int64_t rows : around({4 * kSharingRows, 5 * kSharingRows}))
           this->check_runs({rows, length, runs * length, runs, length}, 2);
 }
 
 // Rows of many columns are cut into panels, of which the last may be up to twice as wide.
 TYPED_TEST(MapsTest, PanelsOfColumns) {
-  constexpr int64_t kMost = 1536;  // columns of rows that stay whole
-  constexpr int64_t kPanel = 2048 / sizeof(TypeParam);
+  constexpr int64_t kMost = kMostColumns;
+  constexpr int64_t kPanel = kPanelColumns<TypeParam>;
   for (int64_t length :
-       around({kMost, kMost + kPanel / 2, 2 * kPanel, 3 * kPanel, 4 * kPanel - 16}, 2))
+       around({kMost, kMost + kPanel / 2, 2 * kPanel, 3 * kPanel, 4 * kPanel - kLanes}, 2))
     for (int64_t rows : {1, 3})
       for (int64_t stride : {length, length + 1}) this->check_columns({rows, length, stride}, 2);
-  for (int64_t rows : around({16, 32}))
+  for (int64_t rows : around({kPanelRows, 2 * kPanelRows}))
     for (int64_t stride : {kMost + 1, kMost + 3}) this->check_columns({rows, kMost + 1, stride}, 1);
 }
 

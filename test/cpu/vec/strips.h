@@ -13,6 +13,8 @@
 
 #include "core/dtype.h"
 #include "cpu/vec/primitives.h"
+#include "cpu/vec/row_maps.h"
+#include "cpu/vec/sums.h"
 
 // What the tests of the primitives share: which strips they take, and values.
 namespace torchbn::test {
@@ -34,8 +36,10 @@ template <typename T>
 constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
 
 // Beyond four of the widest vectors, and beyond the lengths from which the loops treat runs another
-// way (8 * kLanes = 128).
+// way. (Those that depend on the rows too, or are far off, have tests of their own.)
 constexpr int64_t kEveryLength = 4 * 32 + 12;
+static_assert(kEveryLength > cpu::vec::kLeastAligned);
+static_assert(kEveryLength > cpu::vec::kLeastFloatBlocks * cpu::vec::kLanes);
 
 inline std::vector<int64_t> around(std::initializer_list<int64_t> middles, int64_t reach = 1) {
   std::vector<int64_t> all;

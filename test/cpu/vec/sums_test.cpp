@@ -14,11 +14,17 @@
 #include "cpu/vec/guarded_memory.h"
 #include "cpu/vec/levels.h"
 #include "cpu/vec/strips.h"
+#include "cpu/vec/sums.h"
 
 namespace torchbn::test {
 namespace {
 
+using cpu::vec::kElementsPerRow;
 using cpu::vec::kLanes;
+using cpu::vec::kLeastFloatBlocks;
+using cpu::vec::kLeastRows;
+using cpu::vec::kLongestShortRun;
+using cpu::vec::kSumColumns;
 using cpu::vec::Lanes;
 using cpu::vec::Level;
 using cpu::vec::Origin;
@@ -195,11 +201,13 @@ TYPED_TEST(SumsTest, EveryLengthAtEveryAlignment) {
 TYPED_TEST(SumsTest, EveryLengthOfSeveralRunsAndRows) {
   for (int64_t length = 1; length <= kEveryLength; ++length) {
     this->check_runs({3, length, 3 * length + 5, 3, length}, 5);
-    // Rows enough that short runs are summed as columns.
-    this->check_runs({8, length, length}, 5);
-    this->check_runs({9, length, 5 * length, 2, length + 3}, 5);
-    // Rows are summed by fours, half types from 8 rows on in float.
-    for (int64_t rows : {0, 4, 7, 8, 9}) this->check_columns({rows, length, length + rows % 3}, 3);
+    // Rows enough that short runs are summed as columns, of half types in float.
+    constexpr int64_t kRows = kLeastFloatBlocks;
+    this->check_runs({kRows, length, length}, 5);
+    this->check_runs({kRows + 1, length, 5 * length, 2, length + 3}, 5);
+    // Rows are summed by fours, those of half types in float where they are enough.
+    for (int64_t rows : {int64_t{0}, int64_t{4}, kRows - 1, kRows, kRows + 1})
+      this->check_columns({rows, length, length + rows % 3}, 3);
   }
 }
 
@@ -224,21 +232,50 @@ TYPED_TEST(SumsTest, LengthsRoundTheBlocksOfARun) {
   for (int64_t length = 992; length <= 1072; ++length) this->check_runs({1, length, length}, 1);
 }
 
-// Neighbouring short runs are summed together while they are 512 columns at most.
-TYPED_TEST(SumsTest, ShortRunsTogether) {
-  for (int64_t length : {1, 7, 16, 49, 100, 127, 128, 129}) {
-    for (int64_t runs : around({512 / length, 2 * 512 / length})) {
-      if (runs < 1) continue;
-      this->check_runs({8, length, runs * length, runs, length}, 1);
+// Lengths up to the longest run that may be summed as columns, and the one behind it.
+template <typename T>
+std::vector<int64_t> lengths_of_short_runs() {
+  constexpr int64_t kLongest = kLongestShortRun<T>;
+  std::vector<int64_t> lengths;
+  for (int64_t length : {1, 7, 16, 49, 73, 100, 196})
+    if (length < kLongest) lengths.push_back(length);
+  lengths.insert(lengths.end(), {kLongest, kLongest + 1});
+  return lengths;
+}
+
+// The fewest rows of which runs of a length are summed as columns.
+template <typename T>
+int64_t rows_for_columns(int64_t length) {
+  return std::max(kLeastRows<T>, ceil_div(length, kElementsPerRow));
+}
+
+TYPED_TEST(SumsTest, RunsThatAreJustShort) {
+  for (int64_t length : lengths_of_short_runs<TypeParam>()) {
+    for (int64_t rows : around({rows_for_columns<TypeParam>(length)})) {
+      this->check_runs({rows, length, length + 3}, 2);
+      this->check_runs({rows, length, 2 * length + 1, 2, length}, 2);
     }
-    this->check_runs({8, length, 20 * length, 5, length + 1}, 1);
   }
 }
 
-// 512 columns are summed together.
+// Neighbouring short runs are summed together while they are no more columns than a sum takes.
+TYPED_TEST(SumsTest, ShortRunsTogether) {
+  for (int64_t length : lengths_of_short_runs<TypeParam>()) {
+    const int64_t rows = rows_for_columns<TypeParam>(length);
+    for (int64_t runs : around({kSumColumns / length, 2 * kSumColumns / length})) {
+      if (runs < 1) continue;
+      this->check_runs({rows, length, runs * length, runs, length}, 1);
+    }
+    this->check_runs({rows, length, 5 * (length + 1), 5, length + 1}, 1);
+  }
+}
+
+// So many columns are summed together.
 TYPED_TEST(SumsTest, PanelsOfColumns) {
-  for (int64_t length : around({496, 512, 528, 1024}, 2))
-    for (int64_t rows : {1, 5, 8, 33}) this->check_columns({rows, length, length + 1}, 2);
+  for (int64_t length :
+       around({kSumColumns - kLanes, kSumColumns, kSumColumns + kLanes, 2 * kSumColumns}, 2))
+    for (int64_t rows : {int64_t{1}, int64_t{5}, kLeastFloatBlocks, int64_t{33}})
+      this->check_columns({rows, length, length + 1}, 2);
 }
 
 }  // namespace
