@@ -50,7 +50,7 @@ MutableChannelVector write(const char* name, const std::optional<at::Tensor>& ve
 // of its axes: those outside of the channels in memory make the batch, those within them a plane.
 std::optional<Extent> native_extent(const at::Tensor& tensor) {
   if (!tensor.is_non_overlapping_and_dense()) return std::nullopt;
-  Extent extent{1, tensor.size(1), 1, Layout::kChannelsFirst};
+  Extent extent{1, tensor.size(1), 1};
   if (extent.channels == 1) {  // one plane, whatever stride that axis has
     extent.spatial = tensor.numel();
     return extent;
@@ -60,7 +60,6 @@ std::optional<Extent> native_extent(const at::Tensor& tensor) {
     const bool within = tensor.stride(axis) < tensor.stride(1);
     (within ? extent.spatial : extent.batch) *= tensor.size(axis);
   }
-  if (extent.spatial == 1) extent.layout = Layout::kChannelsLast;
   return extent;
 }
 

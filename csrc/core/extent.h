@@ -6,23 +6,30 @@
 
 namespace torchbn {
 
-// How the three axes of an Extent lie in memory, slowest first.
+// How a tensor lies in memory, its axes slowest first.
 enum class Layout : uint8_t {
   kChannelsFirst,  // (N, C, S)
-  kChannelsLast,   // (N, S, C); also 2-D inputs of more than one channel
+  kChannelsLast,   // (N, C)
 };
 
-// What is left of an input of any rank: statistics are taken per channel over batch and spatial, to
-// which axes belong as they lie in memory, outside of the channels or within them.
+// What is left of an input of any rank, as it lies in memory: (N, C, S), slowest first. Axes
+// outside of the channels are batch, those within them are spatial: so channels-last images are a
+// batch of pixels. Statistics are taken per channel over both.
 struct Extent {
   int64_t batch = 0;
   int64_t channels = 0;
   int64_t spatial = 0;
-  Layout layout = Layout::kChannelsFirst;
+
+  // With planes of one value both layouts are the same: channels-last then has the longer runs.
+  TORCHBN_HOST_DEVICE Layout layout() const {
+    return spatial > 1 ? Layout::kChannelsFirst : Layout::kChannelsLast;
+  }
 
   // Values per channel.
   TORCHBN_HOST_DEVICE int64_t count() const { return batch * spatial; }
   TORCHBN_HOST_DEVICE int64_t numel() const { return batch * channels * spatial; }
+  // Where a channel's first value lies.
+  TORCHBN_HOST_DEVICE int64_t first_value(int64_t channel) const { return channel * spatial; }
 
   bool operator==(const Extent&) const = default;
 };

@@ -8,9 +8,8 @@
 
 namespace torchbn {
 
-// One call of each operator as the kernels see it: checked, allocated, in one of the two layouts,
-// never empty. Where [N, C, S] is said the tensor is dense, of type `dtype` and in the layout of
-// `extent`, which may also be [N, S, C].
+// One call of each operator as the kernels see it: checked, allocated, never empty. Where [N, C, S]
+// is said the tensor is dense, of type `dtype`, and lies as `extent` says.
 
 struct TrainProblem {
   Extent extent;

@@ -104,7 +104,7 @@ class Operation {
 
 void backward(const BackwardProblem& problem) {
   with_type(problem.dtype, [&]<typename T>(T) {
-    if (runs_channels_first(problem.extent)) {
+    if (problem.extent.layout() == Layout::kChannelsFirst) {
       Operation<T> operation(problem);
       if (problem.needs_sums())
         run_channels_first(problem.extent, sizeof(T), operation);

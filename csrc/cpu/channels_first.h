@@ -14,11 +14,6 @@
 
 namespace torchbn::cpu {
 
-// A plane of one value makes the two layouts the same; channels-last then has the longer runs.
-inline bool runs_channels_first(const Extent& e) {
-  return e.layout == Layout::kChannelsFirst && e.spatial > 1;
-}
-
 // Neighbouring channels that a thread treats together, image by image, so that each visit to an
 // image is a long run: scattered short ones starve on TLB misses and idle prefetchers.
 inline constexpr int64_t kMaxGroup = 128;

@@ -47,7 +47,7 @@ class Operation {
 
 void inference(const InferenceProblem& problem) {
   with_type(problem.dtype, [&]<typename T>(T) {
-    if (runs_channels_first(problem.extent)) {
+    if (problem.extent.layout() == Layout::kChannelsFirst) {
       map_channels_first(problem.extent, Operation<T>(problem, problem.extent.channels));
     } else {
       const Table2d table(problem.extent);

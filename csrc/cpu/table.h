@@ -10,10 +10,10 @@
 
 namespace torchbn::cpu {
 
-// A tensor in the layout (N, S, C) as rows of columns. Few channels would waste most of a vector:
-// then a row holds `copies` consecutive positions, whose columns repeat the channels, and the
-// positions left over make a short last row. Columns and chunks of rows follow from the extent
-// alone, and chunks merge in order: so any thread may sum any chunk and the bits stay.
+// A channels-last tensor as rows of columns. Few channels would waste most of a vector: then a row
+// holds `copies` consecutive positions, whose columns repeat the channels, and the positions left
+// over make a short last row. Columns and chunks of rows follow from the extent alone, and chunks
+// merge in order: so any thread may sum any chunk and the bits stay.
 struct Table2d {
   explicit Table2d(const Extent& e)
       : channels(e.channels),

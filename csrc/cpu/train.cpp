@@ -22,7 +22,7 @@ class Operation {
 
   void begin(const vec::ChannelRange& channels) {
     for (int64_t c = channels.begin; c < channels.begin + channels.size; ++c)
-      pivots_[c] = pivot_from(widen(x_[c * problem_.extent.spatial]));
+      pivots_[c] = pivot_from(widen(x_[problem_.extent.first_value(c)]));
   }
   void add_runs(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
                 vec::Lanes* sums) const {
@@ -35,7 +35,7 @@ class Operation {
 
   // Channels last.
   Operation(const TrainProblem& problem, const Table2d& table) : Operation(problem, table.width) {
-    for (int64_t c = 0; c < table.channels; ++c) pivots_[c] = pivot_from(widen(x_[c]));
+    begin({0, table.channels});
     table.repeat(pivots_.get());
   }
 
@@ -74,7 +74,7 @@ class Operation {
 
 void train(const TrainProblem& problem) {
   with_type(problem.dtype, [&]<typename T>(T) {
-    if (runs_channels_first(problem.extent)) {
+    if (problem.extent.layout() == Layout::kChannelsFirst) {
       Operation<T> operation(problem);
       run_channels_first(problem.extent, sizeof(T), operation);
     } else {

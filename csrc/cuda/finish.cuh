@@ -8,11 +8,9 @@ namespace torchbn::cuda {
 // What the sums of a channel are needed for, by one thread. T is what its values are transformed
 // in.
 
-// A channel's first value, whatever the layout.
 __device__ inline double first_value(const TrainProblem& problem, int64_t channel) {
-  const bool first = problem.extent.layout == Layout::kChannelsFirst;
-  const int64_t offset = first ? channel * problem.extent.spatial : channel;
-  return ChannelVector{problem.input, 1, problem.dtype}.load(offset);
+  const ChannelVector input{problem.input, 1, problem.dtype};
+  return input.load(problem.extent.first_value(channel));
 }
 
 template <typename T>

@@ -44,7 +44,7 @@ LaunchPolicy split_policy(const Extent& extent, DType dtype, uintptr_t address_b
                           const DeviceLimits& device) {
   LaunchPolicy policy;
   // Planes that are no whole vectors are summed up value by value, but mapped in vectors.
-  const bool first = extent.layout == Layout::kChannelsFirst;
+  const bool first = extent.layout() == Layout::kChannelsFirst;
   const ChannelsLastTiling planes =
       first && !reduces ? tile_planes(extent, dtype, kTileColumns) : ChannelsLastTiling{};
   int width = 1;

@@ -66,9 +66,9 @@ struct ChannelsFirstTiling {
   TORCHBN_HOST_DEVICE int64_t channels_of(int64_t) const { return 1; }
 };
 
-// Channels-last, (N, S, C): `fold` rows of C values are one virtual row, which makes vectors of
-// full width possible for every C and fills a block where C is small. A work unit is a tile of
-// `columns` vectors by some virtual rows; a thread stays in one column.
+// Channels-last, (N, C): `fold` rows of C values are one virtual row, which makes vectors of full
+// width possible for every C and fills a block where C is small. A work unit is a tile of `columns`
+// vectors by some virtual rows; a thread stays in one column.
 // Channels-first with planes that are no whole vectors can be divided in the same way: a row is
 // then a sample of C planes, and a tile is made of whole planes.
 struct ChannelsLastTiling {

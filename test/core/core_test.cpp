@@ -286,9 +286,16 @@ TEST(RunningStatisticsTest, MayBeAbsent) {
 }
 
 TEST(ExtentTest, Counts) {
-  const Extent extent{3, 5, int64_t{1} << 31, Layout::kChannelsLast};
+  const Extent extent{3, 5, int64_t{1} << 31};
   EXPECT_EQ(extent.count(), 3 * (int64_t{1} << 31));
   EXPECT_EQ(extent.numel(), 15 * (int64_t{1} << 31));
+}
+
+TEST(ExtentTest, PlanesOfOneValueAreChannelsLast) {
+  EXPECT_EQ((Extent{2, 3, 2}).layout(), Layout::kChannelsFirst);
+  EXPECT_EQ((Extent{2, 3, 1}).layout(), Layout::kChannelsLast);
+  EXPECT_EQ((Extent{2, 3, 2}).first_value(2), 4);
+  EXPECT_EQ((Extent{2, 3, 1}).first_value(2), 2);
 }
 
 }  // namespace

@@ -18,10 +18,8 @@ inline constexpr Layout kLayouts[] = {Layout::kChannelsFirst, Layout::kChannelsL
 
 inline std::string describe(const Extent& e, DType dtype) {
   static const char* const names[] = {"fp32", "fp64", "bf16", "fp16"};
-  return std::string(names[static_cast<int>(dtype)]) +
-         (e.layout == Layout::kChannelsFirst ? " first" : " last") + " N" +
-         std::to_string(e.batch) + " C" + std::to_string(e.channels) + " S" +
-         std::to_string(e.spatial);
+  return std::string(names[static_cast<int>(dtype)]) + " N" + std::to_string(e.batch) + " C" +
+         std::to_string(e.channels) + " S" + std::to_string(e.spatial);
 }
 
 // Sums of many values leave float16, and few digits of them would hide a difference.
@@ -132,7 +130,7 @@ class KernelTest : public testing::TestWithParam<std::tuple<Layout, DType>> {
   Layout layout() const { return std::get<0>(GetParam()); }
   DType dtype() const { return std::get<1>(GetParam()); }
   Extent extent(int64_t batch, int64_t channels, int64_t spatial) const {
-    return {batch, channels, spatial, layout()};
+    return extent_of(batch, channels, spatial, layout());
   }
 };
 

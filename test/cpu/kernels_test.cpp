@@ -150,7 +150,7 @@ TEST_P(Kernels, OutliersAmongFewLikeValues) {
         Doubles x(e.numel());
         for (int64_t i = 0; i < e.numel(); ++i) {
           const int64_t c = channel_of(e, i);
-          const int64_t image = i / (e.channels * e.spatial);
+          const int64_t image = i / (e.channels * spatial);
           x[i] =
               pattern > 0 && image % period == 0 ? outlier[c] : center[c] + step(engine) * scale[c];
         }

@@ -8,6 +8,7 @@
 
 #include "core/channel_vector.h"
 #include "core/problem.h"
+#include "support/extents.h"
 
 // Batch normalization written plainly: two passes over doubles.
 namespace torchbn::test {
@@ -48,10 +49,6 @@ inline Doubles normal(int64_t size, double mean, double std, unsigned seed) {
   Doubles values(size);
   for (double& value : values) value = draw(engine);
   return values;
-}
-
-inline int64_t channel_of(const Extent& e, int64_t i) {
-  return e.layout == Layout::kChannelsFirst ? i / e.spatial % e.channels : i % e.channels;
 }
 
 struct Reference {

@@ -42,17 +42,17 @@ Results run(const Call& call) {
 
 // Shapes that the kernels share out in different ways; which one may depend on the threads.
 std::vector<Extent> shared_out(Layout layout) {
-  return {{2, 3, 20011, layout},   // planes of several chunks
-          {70, 3, 49, layout},     // chunks of several images; several positions in a row
-          {40, 70, 49, layout},    // groups of channels
-          {5, 150, 9, layout},     // groups of as many channels as may be
-          {3, 2061, 9, layout},    // few rows, more columns than a panel
-          {5, 40, 777, layout},    // groups of one channel
-          {2000, 7, 5, layout},    // many short runs
-          {300, 67, 15, layout},   // many rows
-          {1, 1, 40001, layout},   // one channel
-          {4, 9001, 1, layout},    // columns alone to share out
-          {1030, 33, 1, layout}};  // rows and columns
+  return {extent_of(2, 3, 20011, layout),   // planes of several chunks
+          extent_of(70, 3, 49, layout),     // chunks of several images; several positions in a row
+          extent_of(40, 70, 49, layout),    // groups of channels
+          extent_of(5, 150, 9, layout),     // groups of as many channels as may be
+          extent_of(3, 2061, 9, layout),    // few rows, more columns than a panel
+          extent_of(5, 40, 777, layout),    // groups of one channel
+          extent_of(2000, 7, 5, layout),    // many short runs
+          extent_of(300, 67, 15, layout),   // many rows
+          extent_of(1, 1, 40001, layout),   // one channel
+          extent_of(4, 9001, 1, layout),    // columns alone to share out
+          extent_of(1030, 33, 1, layout)};  // rows and columns
 }
 
 class Reproducibility : public KernelTest {};
@@ -90,8 +90,7 @@ TEST_P(Reproducibility, SameBitsForEveryInstructionSet) {
 // Stores past the caches, which only large tensors get.
 TEST(ReproducibilityBeyondTheCaches, SameBitsForEveryLevelAndThreadCount) {
   const int before = at::get_num_threads();
-  for (const Extent& e : {Extent{3, 5, 282001, Layout::kChannelsFirst},
-                          Extent{70001, 61, 1, Layout::kChannelsLast}}) {
+  for (const Extent& e : {Extent{3, 5, 282001}, Extent{70001, 61, 1}}) {
     const Call call = fresh(e, DType::kFloat32);
     std::optional<Results> expected_of[2];
     for (Level level : levels()) {

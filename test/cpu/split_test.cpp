@@ -114,7 +114,7 @@ class Operation {
   void note(Work& work, int64_t first_channel, int64_t offset, const Strip& s) const {
     work.elements[log_->thread] += s.rows * s.runs * s.length;
     if (work.visits.empty()) return;
-    const bool first = extent_.layout == Layout::kChannelsFirst;
+    const bool first = extent_.layout() == Layout::kChannelsFirst;
     for (int64_t row = 0; row < s.rows; ++row) {
       for (int64_t run = 0; run < s.runs; ++run) {
         const int64_t begin = offset + row * s.stride + run * s.spacing;
@@ -136,8 +136,7 @@ class Operation {
 };
 
 std::string describe(const Extent& e, int64_t threads) {
-  return std::string(e.layout == Layout::kChannelsFirst ? "first" : "last") + " N" +
-         std::to_string(e.batch) + " C" + std::to_string(e.channels) + " S" +
+  return "N" + std::to_string(e.batch) + " C" + std::to_string(e.channels) + " S" +
          std::to_string(e.spatial) + " on " + std::to_string(threads) + " threads";
 }
 
@@ -156,7 +155,7 @@ Log simulate(const Extent& e, int64_t threads, Kind kind, bool visits) {
   }
   const SimulatedTeam team{threads, &log};
   Operation operation(e, kind == Kind::kTraining, &log);
-  if (e.layout == Layout::kChannelsFirst) {
+  if (e.layout() == Layout::kChannelsFirst) {
     if (reduces)
       cpu::run_channels_first(e, sizeof(float), operation, team);
     else
@@ -188,22 +187,18 @@ TEST_P(SplitTest, EveryElementOnce) {
                             {2, 21, 9001}, {40, 70, 49},   {5, 150, 9},    {3, 2061, 9},
                             {5, 40, 777},  {2000, 7, 5},   {300, 67, 15},  {4, 9001, 2},
                             {30, 33, 98},  {31, 1152, 49}, {16, 64, 2000}, {2, 100003, 3}};
-  for (Extent e : extents) {
-    e.layout = GetParam();
-    std::vector<Extent> all = {e};
-    if (e.layout == Layout::kChannelsLast) all.push_back({e.count(), e.channels, 1, e.layout});
-    for (const Extent& extent : all) {
-      for (int64_t threads : kTeams) {
-        for (Kind kind : {Kind::kTraining, Kind::kEvaluationBackward, Kind::kEvaluation}) {
-          const Log log = simulate(extent, threads, kind, true);
-          const auto once = [](const Work& work) {
-            return std::all_of(work.visits.begin(), work.visits.end(),
-                               [](unsigned char visits) { return visits == 1; });
-          };
-          EXPECT_TRUE(once(log.mapped)) << describe(extent, threads);
-          if (kind != Kind::kEvaluation) {
-            EXPECT_TRUE(once(log.added)) << describe(extent, threads);
-          }
+  for (const Extent& images : extents) {
+    const Extent e = extent_of(images.batch, images.channels, images.spatial, GetParam());
+    for (int64_t threads : kTeams) {
+      for (Kind kind : {Kind::kTraining, Kind::kEvaluationBackward, Kind::kEvaluation}) {
+        const Log log = simulate(e, threads, kind, true);
+        const auto once = [](const Work& work) {
+          return std::all_of(work.visits.begin(), work.visits.end(),
+                             [](unsigned char visits) { return visits == 1; });
+        };
+        EXPECT_TRUE(once(log.mapped)) << describe(e, threads);
+        if (kind != Kind::kEvaluation) {
+          EXPECT_TRUE(once(log.added)) << describe(e, threads);
         }
       }
     }
@@ -246,8 +241,8 @@ TEST_P(SplitTest, LargeTensorsAreSharedEvenly) {
                             {64, 97, 3136},
                             {20, 129, 6889},
                             {8, 64, 512 * 512}};
-  for (Extent e : extents) {
-    e.layout = GetParam();
+  for (const Extent& images : extents) {
+    const Extent e = extent_of(images.batch, images.channels, images.spatial, GetParam());
     ASSERT_GE(e.numel() * static_cast<int64_t>(sizeof(float)), 64 << 20) << describe(e, 64);
     for (int64_t threads : kTeams) {
       for (bool reduces : {true, false}) {

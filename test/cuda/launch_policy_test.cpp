@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include "support/extents.h"
+
 namespace torchbn::cuda {
 namespace {
 
@@ -16,7 +18,8 @@ constexpr DeviceLimits kH200{132};
 
 LaunchPolicy choose(int64_t batch, int64_t channels, int64_t spatial, Layout layout,
                     DType dtype = DType::kFloat32, uintptr_t address = 0, bool reduces = true) {
-  return split_policy(Extent{batch, channels, spatial, layout}, dtype, address, reduces, kH200);
+  return split_policy(test::extent_of(batch, channels, spatial, layout), dtype, address, reduces,
+                      kH200);
 }
 
 int64_t grid(const LaunchPolicy& policy) {

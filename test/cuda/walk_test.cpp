@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda/launch_policy.h"
+#include "support/extents.h"
 
 namespace torchbn::cuda {
 namespace {
@@ -15,32 +16,19 @@ namespace {
 // Few multiprocessors make one block do many steps, many make many splits.
 constexpr int64_t kMultiprocessors[] = {1, 132};
 
-const Extent kExtents[] = {
-    {1, 1, 2, Layout::kChannelsFirst},     {2, 1, 1, Layout::kChannelsFirst},
-    {1, 1, 65537, Layout::kChannelsFirst}, {3, 5, 7, Layout::kChannelsFirst},
-    {2, 3, 8, Layout::kChannelsFirst},     {5, 2, 12, Layout::kChannelsFirst},
-    {33, 7, 49, Layout::kChannelsFirst},   {9, 3, 196, Layout::kChannelsFirst},
-    {2, 2, 3136, Layout::kChannelsFirst},  {700, 2, 1, Layout::kChannelsFirst},
-    {4, 6, 8192, Layout::kChannelsFirst},  {3, 300, 16, Layout::kChannelsFirst},
-    {1000, 3, 3, Layout::kChannelsFirst},  {1, 70000, 2, Layout::kChannelsFirst},
-    {13, 16, 49, Layout::kChannelsFirst},  {7, 40, 7, Layout::kChannelsFirst},
-    {2000, 8, 9, Layout::kChannelsFirst},  {3, 8, 225, Layout::kChannelsFirst},
-    {1, 1, 2, Layout::kChannelsLast},      {1, 1, 1023, Layout::kChannelsLast},
-    {2, 3, 1, Layout::kChannelsLast},      {7, 3, 31, Layout::kChannelsLast},
-    {5, 6, 1000, Layout::kChannelsLast},   {3, 7, 333, Layout::kChannelsLast},
-    {32, 64, 1, Layout::kChannelsLast},    {3, 63, 50, Layout::kChannelsLast},
-    {3, 65, 51, Layout::kChannelsLast},    {2, 511, 17, Layout::kChannelsLast},
-    {2, 512, 17, Layout::kChannelsLast},   {3, 1001, 11, Layout::kChannelsLast},
-    {2, 2049, 3, Layout::kChannelsLast},   {2, 70001, 1, Layout::kChannelsLast},
-    {90, 16, 49, Layout::kChannelsLast},   {11, 24, 1001, Layout::kChannelsLast},
-};
+// Channels first, then channels last.
+const Extent kExtents[] = {{1, 1, 2},     {1, 1, 65537}, {3, 5, 7},     {2, 3, 8},     {5, 2, 12},
+                           {33, 7, 49},   {9, 3, 196},   {2, 2, 3136},  {4, 6, 8192},  {3, 300, 16},
+                           {1000, 3, 3},  {1, 70000, 2}, {13, 16, 49},  {7, 40, 7},    {2000, 8, 9},
+                           {3, 8, 225},   {2, 1, 1},     {1023, 1, 1},  {2, 3, 1},     {700, 2, 1},
+                           {217, 3, 1},   {5000, 6, 1},  {999, 7, 1},   {32, 64, 1},   {150, 63, 1},
+                           {153, 65, 1},  {34, 511, 1},  {34, 512, 1},  {33, 1001, 1}, {6, 2049, 1},
+                           {2, 70001, 1}, {4410, 16, 1}, {11011, 24, 1}};
 
 std::string name(const Extent& extent, DType dtype, int64_t multiprocessors) {
   return "N" + std::to_string(extent.batch) + " C" + std::to_string(extent.channels) + " S" +
-         std::to_string(extent.spatial) +
-         (extent.layout == Layout::kChannelsFirst ? " first " : " last ") +
-         std::to_string(size_of(dtype)) + " bytes, " + std::to_string(multiprocessors) +
-         " multiprocessors";
+         std::to_string(extent.spatial) + " " + std::to_string(size_of(dtype)) + " bytes, " +
+         std::to_string(multiprocessors) + " multiprocessors";
 }
 
 // How often each value is visited, and as a value of which channel.
@@ -93,7 +81,7 @@ TEST(Walk, VisitsEveryValueOnceAsOneOfItsChannel) {
         SCOPED_TRACE(name(extent, dtype, multiprocessors));
         const LaunchPolicy policy =
             split_policy(extent, dtype, 0, true, DeviceLimits{multiprocessors});
-        const bool first = extent.layout == Layout::kChannelsFirst;
+        const bool first = extent.layout() == Layout::kChannelsFirst;
         Visits visits(extent.numel());
         if (first)
           visit_all(policy.channels_first, visits);
@@ -101,8 +89,7 @@ TEST(Walk, VisitsEveryValueOnceAsOneOfItsChannel) {
           visit_all(policy.channels_last, visits);
         ASSERT_EQ(std::count(visits.times.begin(), visits.times.end(), 1), extent.numel());
         for (int64_t i = 0; i < extent.numel(); ++i)
-          ASSERT_EQ(visits.channel[static_cast<size_t>(i)],
-                    (first ? i / extent.spatial : i) % extent.channels)
+          ASSERT_EQ(visits.channel[static_cast<size_t>(i)], test::channel_of(extent, i))
               << "value " << i;
       }
 }
@@ -114,7 +101,7 @@ TEST(Walk, VisitsEveryValueOnceInTilesOfPlanes) {
     for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16})
       for (const int columns : {4, 32})
         for (const int64_t parts : {1, 2}) {
-          if (extent.layout != Layout::kChannelsFirst) continue;
+          if (extent.layout() != Layout::kChannelsFirst) continue;
           ChannelsLastTiling tiling = tile_planes(extent, dtype, columns);
           if (tiling.tiles == 0) continue;
           SCOPED_TRACE(name(extent, dtype, 1));
@@ -124,7 +111,7 @@ TEST(Walk, VisitsEveryValueOnceInTilesOfPlanes) {
           visit_all(tiling, visits);
           ASSERT_EQ(std::count(visits.times.begin(), visits.times.end(), 1), extent.numel());
           for (int64_t i = 0; i < extent.numel(); ++i)
-            ASSERT_EQ(visits.channel[static_cast<size_t>(i)], i / extent.spatial % extent.channels)
+            ASSERT_EQ(visits.channel[static_cast<size_t>(i)], test::channel_of(extent, i))
                 << "value " << i;
         }
   EXPECT_GT(tiled, 10);
@@ -134,16 +121,15 @@ TEST(Walk, VisitsEveryValueOnceInTilesOfPlanes) {
 TEST(Walk, ReachesTheEndOfTensorsBeyond32Bits) {
   const int64_t huge = (int64_t{1} << 33) + 8;
   const Extent extents[] = {
-      {1, 1, huge, Layout::kChannelsFirst},     {huge / 8, 1, 8, Layout::kChannelsFirst},
-      {3, huge / 8, 8, Layout::kChannelsFirst}, {huge / 8, 8, 1, Layout::kChannelsLast},
-      {2, huge, 1, Layout::kChannelsLast},      {1, 3, huge, Layout::kChannelsLast},
+      {1, 1, huge},     {huge / 8, 1, 8}, {3, huge / 8, 8},
+      {huge / 8, 8, 1}, {2, huge, 1},     {huge, 3, 1},
   };
   for (const Extent& extent : extents) {
     SCOPED_TRACE(name(extent, DType::kBFloat16, 132));
     const LaunchPolicy policy = split_policy(extent, DType::kBFloat16, 0, true, DeviceLimits{132});
     int64_t end = 0;
     for (int thread = 0; thread < kBlock; ++thread) {
-      if (extent.layout == Layout::kChannelsFirst) {
+      if (extent.layout() == Layout::kChannelsFirst) {
         const ChannelsFirstTiling& tiling = policy.channels_first;
         if (thread >= tiling.block) break;
         ChannelsFirstWalk walk(tiling, unit_at(tiling, tiling.units() - 1), thread);

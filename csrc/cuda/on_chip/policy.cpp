@@ -162,7 +162,7 @@ template <typename Best>
 Candidate find(const Best& best, const Problem& problem, const DeviceLimits& device) {
   const Extent& extent = problem.extent;
   const DType dtype = problem.dtype;
-  if (extent.layout == Layout::kChannelsLast) {
+  if (extent.layout() == Layout::kChannelsLast) {
     // Where C values are no whole vectors, a tile must be as wide as the virtual row, or channels
     // would lie in several tiles.
     const bool whole = extent.channels * static_cast<int64_t>(size_of(dtype)) % kVectorBytes == 0;
@@ -190,7 +190,7 @@ const char* reason_for_clusters(const Problem& problem, const Candidate& candida
   const int64_t bytes = problem.extent.numel() * static_cast<int64_t>(size_of(problem.dtype));
   const int64_t blocks = candidate.blocks;
   if (blocks == 0) return nullptr;
-  if (problem.extent.layout == Layout::kChannelsLast && launch.cluster > kLargestClusterAcross)
+  if (problem.extent.layout() == Layout::kChannelsLast && launch.cluster > kLargestClusterAcross)
     return nullptr;
   if (bytes <= kSmallTensor) return "small: one launch";
   // Large blocks, one after the other, leave memory idle while they compute.

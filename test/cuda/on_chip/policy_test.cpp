@@ -12,6 +12,7 @@
 #include "cuda/launch_policy.h"
 #include "cuda/on_chip/nets.h"
 #include "cuda/rounds.h"
+#include "support/extents.h"
 
 namespace torchbn::cuda {
 namespace {
@@ -48,9 +49,23 @@ LaunchPolicy choose(const Extent& extent, DType dtype, bool forward, const Devic
   return choose_policy(problem, device, choice);
 }
 
-Extent extent(int64_t batch, const Shape& shape, bool channels_last) {
-  return {batch, shape.channels, shape.spatial,
-          channels_last ? Layout::kChannelsLast : Layout::kChannelsFirst};
+constexpr Layout kLayouts[] = {Layout::kChannelsFirst, Layout::kChannelsLast};
+
+// What a net's batch norm works on.
+struct Case {
+  const Net& net;
+  int64_t batch;
+  Shape shape;
+  Layout layout;
+  DType dtype;
+  bool forward;
+
+  Extent extent() const { return test::extent_of(batch, shape.channels, shape.spatial, layout); }
+};
+
+LaunchPolicy choose(const Case& c, const DeviceLimits& device,
+                    KernelChoice choice = KernelChoice::kAuto) {
+  return choose(c.extent(), c.dtype, c.forward, device, choice);
 }
 
 // Groups of channels x blocks of a cluster, or groups / teams x blocks of a team, and the shared
@@ -71,26 +86,28 @@ void for_every_shape(const F& f) {
   for (const Net& net : nets())
     for (const int64_t batch : net.batches)
       for (const Shape& shape : net.shapes)
-        for (const bool channels_last : {false, true}) {
-          if (batch * shape.spatial == 1 || (!channels_last && shape.spatial == 1)) continue;
+        for (const Layout layout : kLayouts) {
+          const bool last = layout == Layout::kChannelsLast;
+          if (batch * shape.spatial == 1 || (!last && shape.spatial == 1)) continue;
           for (const DType dtype : {DType::kFloat32, DType::kBFloat16})
             for (const bool forward : {true, false})
-              f(net, extent(batch, shape, channels_last), dtype, forward);
+              f(Case{net, batch, shape, layout, dtype, forward});
         }
 }
 
 TEST(ResidentPolicy, PrintsWhatNetsGet) {
   const Net* last = nullptr;
-  for_every_shape([&](const Net& net, const Extent& e, DType dtype, bool forward) {
-    if (e.batch != net.shown) return;
-    if (last != &net)
-      fmt::print("\n{}, batches of {} on an H100: > forward, < backward", net.name, net.shown);
-    last = &net;
-    const bool first = e.layout == Layout::kChannelsFirst;
-    if (dtype == DType::kFloat32 && forward)
-      fmt::print("\nC{:<5} S{:<6} {:<5}", e.channels, e.spatial, first ? "first" : "last");
-    fmt::print(" | {} {} {:<36}", dtype == DType::kFloat32 ? "fp32" : "bf16", forward ? ">" : "<",
-               describe(choose(e, dtype, forward, kH100)));
+  for_every_shape([&](const Case& c) {
+    if (c.batch != c.net.shown) return;
+    if (last != &c.net)
+      fmt::print("\n{}, batches of {} on an H100: > forward, < backward", c.net.name, c.net.shown);
+    last = &c.net;
+    const bool first = c.layout == Layout::kChannelsFirst;
+    if (c.dtype == DType::kFloat32 && c.forward)
+      fmt::print("\nC{:<5} S{:<6} {:<5}", c.shape.channels, c.shape.spatial,
+                 first ? "first" : "last");
+    fmt::print(" | {} {} {:<36}", c.dtype == DType::kFloat32 ? "fp32" : "bf16",
+               c.forward ? ">" : "<", describe(choose(c, kH100)));
   });
   fmt::print("\n\n");
 }
@@ -138,16 +155,17 @@ TEST(ResidentPolicy, NumbersFitTheDevice) {
   for (const Device& device : kDevices)
     for (const KernelChoice choice :
          {KernelChoice::kAuto, KernelChoice::kResident, KernelChoice::kCooperative})
-      for_every_shape([&](const Net& net, const Extent& e, DType dtype, bool forward) {
-        SCOPED_TRACE(testing::Message() << device.name << ", " << net.name << ", N" << e.batch
+      for_every_shape([&](const Case& c) {
+        const Extent e = c.extent();
+        SCOPED_TRACE(testing::Message() << device.name << ", " << c.net.name << ", N" << e.batch
                                         << " C" << e.channels << " S" << e.spatial);
-        const LaunchPolicy policy = choose(e, dtype, forward, device.limits, choice);
+        const LaunchPolicy policy = choose(c, device.limits, choice);
         if (!policy.on_chip.used()) return;
-        const int tensors = forward ? 1 : 2;
+        const int tensors = c.forward ? 1 : 2;
         if (policy.layout == Layout::kChannelsFirst)
-          expect_consistent(policy, policy.channels_first, dtype, tensors, device.limits);
+          expect_consistent(policy, policy.channels_first, c.dtype, tensors, device.limits);
         else
-          expect_consistent(policy, policy.channels_last, dtype, tensors, device.limits);
+          expect_consistent(policy, policy.channels_last, c.dtype, tensors, device.limits);
       });
 }
 
@@ -164,7 +182,7 @@ TEST(ResidentPolicy, HoldsChannelsFirstNets) {
       for (const Shape& shape : net.shapes)
         for (const DType dtype : {DType::kFloat32, DType::kBFloat16})
           for (const bool forward : {true, false}) {
-            const Extent e = extent(batch, shape, false);
+            const Extent e{batch, shape.channels, shape.spatial};
             const int64_t bytes =
                 batch * shape.spatial * static_cast<int64_t>(size_of(dtype)) * (forward ? 1 : 2);
             if (bytes > 8 * 220 * kKiB) continue;
@@ -176,7 +194,7 @@ TEST(ResidentPolicy, HoldsChannelsFirstNets) {
 
 TEST(ResidentPolicy, TakesTheSmallestClusterThatFillsTheDeviceInPairs) {
   const auto first = [](int64_t batch, int64_t channels, int64_t side) {
-    return Extent{batch, channels, square(side), Layout::kChannelsFirst};
+    return Extent{batch, channels, square(side)};
   };
   EXPECT_EQ(cluster(first(32, 256, 14), DType::kFloat32), 1);   // 25 KiB a channel
   EXPECT_EQ(cluster(first(32, 256, 56), DType::kFloat32), 4);   // 392 KiB
@@ -185,7 +203,7 @@ TEST(ResidentPolicy, TakesTheSmallestClusterThatFillsTheDeviceInPairs) {
   EXPECT_EQ(cluster(first(32, 64, 28), DType::kFloat32), 4);  // 98 KiB, but few channels
   EXPECT_EQ(cluster(first(128, 64, 112), DType::kFloat32), 0);
   // Channels-last: 64 bytes by 25088 rows are held by eight blocks, but do not pay.
-  const Extent last{128, 1024, square(14), Layout::kChannelsLast};
+  const Extent last{128 * square(14), 1024, 1};
   EXPECT_EQ(cluster(last, DType::kBFloat16, true, KernelChoice::kResident), 8);
   EXPECT_EQ(cluster(last, DType::kBFloat16), 0);
 }
@@ -196,26 +214,23 @@ TEST(ResidentPolicy, HoldsInTeams) {
                          KernelChoice choice = KernelChoice::kCooperative) {
     return test::rounds_of(choose(e, dtype, forward, kH100, choice));
   };
-  const Extent stem{128, 64, square(112), Layout::kChannelsFirst};  // 6 MiB a channel
+  const Extent stem{128, 64, square(112)};  // 6 MiB a channel
   EXPECT_EQ(rounds(stem, DType::kFloat32, true), 16);
   EXPECT_EQ(rounds(stem, DType::kFloat32, false), 32);
-  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
-    EXPECT_EQ(rounds({20, 6, 65536, layout}, DType::kFloat16, true), 1);
-    EXPECT_EQ(rounds({64, 1, square(224), layout}, DType::kFloat32, true), 1);
-    EXPECT_EQ(rounds({64, 1, square(224), layout}, DType::kFloat32, false), 1);
-    EXPECT_EQ(rounds({8, 3, square(512), layout}, DType::kFloat32, true), 1);
+  for (const Layout layout : kLayouts) {
+    const Extent one_channel = test::extent_of(64, 1, square(224), layout);
+    EXPECT_EQ(rounds(test::extent_of(20, 6, 65536, layout), DType::kFloat16, true), 1);
+    EXPECT_EQ(rounds(one_channel, DType::kFloat32, true), 1);
+    EXPECT_EQ(rounds(one_channel, DType::kFloat32, false), 1);
+    EXPECT_EQ(rounds(test::extent_of(8, 3, square(512), layout), DType::kFloat32, true), 1);
   }
-  EXPECT_EQ(rounds({8, 3, square(512), Layout::kChannelsFirst}, DType::kFloat32, false), 3);
-  EXPECT_EQ(rounds({32, 64, square(56), Layout::kChannelsLast}, DType::kFloat32, true), 1);
-  EXPECT_EQ(rounds({32, 64, square(56), Layout::kChannelsLast}, DType::kFloat32, false), 2);
+  EXPECT_EQ(rounds({8, 3, square(512)}, DType::kFloat32, false), 3);
+  EXPECT_EQ(rounds({32 * square(56), 64, 1}, DType::kFloat32, true), 1);
+  EXPECT_EQ(rounds({32 * square(56), 64, 1}, DType::kFloat32, false), 2);
   // A second read costs less than a second round, and where clusters hold it, they meet sooner.
-  EXPECT_EQ(rounds({64, 1, square(224), Layout::kChannelsFirst}, DType::kFloat32, true,
-                   KernelChoice::kAuto),
-            1);
+  EXPECT_EQ(rounds({64, 1, square(224)}, DType::kFloat32, true, KernelChoice::kAuto), 1);
   EXPECT_EQ(rounds(stem, DType::kFloat32, true, KernelChoice::kAuto), 0);
-  EXPECT_EQ(rounds({32, 256, square(56), Layout::kChannelsFirst}, DType::kFloat32, true,
-                   KernelChoice::kAuto),
-            0);
+  EXPECT_EQ(rounds({32, 256, square(56)}, DType::kFloat32, true, KernelChoice::kAuto), 0);
 }
 
 TEST(ResidentPolicy, SaysWhy) {
@@ -223,22 +238,21 @@ TEST(ResidentPolicy, SaysWhy) {
                          KernelChoice choice = KernelChoice::kAuto) {
     return std::string(choose(e, DType::kFloat32, forward, kH100, choice).reason);
   };
-  EXPECT_EQ(reason({1000000, 64, 1, Layout::kChannelsLast}), "does not fit on chip");
-  EXPECT_EQ(reason({64, 1001, 1, Layout::kChannelsLast}), "does not fit on chip");
-  EXPECT_EQ(reason({32, 256, square(56), Layout::kChannelsFirst}), "one read");
-  EXPECT_EQ(reason({8, 3, 100, Layout::kChannelsFirst}), "small: one launch");
-  EXPECT_EQ(reason({64, 4, 4096, Layout::kChannelsFirst}), "one read, in teams");
-  EXPECT_EQ(reason({64, 4, 4096, Layout::kChannelsFirst}, true, KernelChoice::kResident),
-            "asked for");
-  EXPECT_EQ(reason({8, 3, 100, Layout::kChannelsFirst}, true, KernelChoice::kSplit), "asked for");
+  EXPECT_EQ(reason({1000000, 64, 1}), "does not fit on chip");
+  EXPECT_EQ(reason({64, 1001, 1}), "does not fit on chip");
+  EXPECT_EQ(reason({32, 256, square(56)}), "one read");
+  EXPECT_EQ(reason({8, 3, 100}), "small: one launch");
+  EXPECT_EQ(reason({64, 4, 4096}), "one read, in teams");
+  EXPECT_EQ(reason({64, 4, 4096}, true, KernelChoice::kResident), "asked for");
+  EXPECT_EQ(reason({8, 3, 100}, true, KernelChoice::kSplit), "asked for");
 }
 
 // Where a tensor lies changes how values are copied, and nothing about who adds them.
 TEST(ResidentPolicy, AddressesDecideAlignmentAlone) {
-  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast})
+  for (const Layout layout : kLayouts)
     for (const int64_t spatial : {49, 196}) {
       TrainProblem problem;
-      problem.extent = {64, 2048, spatial, layout};
+      problem.extent = test::extent_of(64, 2048, spatial, layout);
       problem.dtype = DType::kBFloat16;
       const LaunchPolicy aligned = choose_policy(problem, kH100, KernelChoice::kResident);
       problem.input = reinterpret_cast<const void*>(uintptr_t{2});
@@ -255,17 +269,16 @@ TEST(ResidentPolicy, AddressesDecideAlignmentAlone) {
 
 // Before compute capability 9.0 a block is alone.
 TEST(ResidentPolicy, DoesWithoutClusters) {
-  for_every_shape([](const Net&, const Extent& e, DType dtype, bool forward) {
-    EXPECT_LE(cluster(e, dtype, forward, KernelChoice::kResident, kDevices[0].limits), 1);
+  for_every_shape([](const Case& c) {
+    EXPECT_LE(choose(c, kDevices[0].limits, KernelChoice::kResident).on_chip.cluster, 1);
   });
-  EXPECT_EQ(cluster({32, 2048, 49, Layout::kChannelsFirst}, DType::kFloat32, true,
-                    KernelChoice::kAuto, kDevices[0].limits),
+  EXPECT_EQ(cluster({32, 2048, 49}, DType::kFloat32, true, KernelChoice::kAuto, kDevices[0].limits),
             1);
 }
 
 TEST(ResidentPolicy, IsTheDefault) {
   TrainProblem problem;
-  problem.extent = {32, 256, 196, Layout::kChannelsFirst};
+  problem.extent = {32, 256, 196};
   EXPECT_GT(choose_policy(problem, kH100).on_chip.cluster, 0);
   EXPECT_FALSE(choose_policy(problem, kH100, KernelChoice::kSplit).on_chip.used());
 }
@@ -274,7 +287,7 @@ TEST(ResidentPolicy, IsTheDefault) {
 TEST(ResidentPolicy, IsForWhatWouldBeReadTwice) {
   for (const KernelChoice choice : {KernelChoice::kResident, KernelChoice::kCooperative}) {
     InferenceProblem inference;
-    inference.extent = {32, 256, 196, Layout::kChannelsFirst};
+    inference.extent = {32, 256, 196};
     EXPECT_FALSE(choose_policy(inference, kH100, choice).on_chip.used());
     float value = 0;
     BackwardProblem backward;

@@ -110,7 +110,6 @@ TEST_P(ResidentKernels, TilesOfPlanes) {
     }
   };
   check(1, 1, 3, 8, 49);
-  check(1, 1, 2, 8, 1);
   check(1, 1, 2, 40, 7);
   check(1, 1, 7, 24, 9);
   check(1, 1, 2, 16, 225);
@@ -288,29 +287,27 @@ TEST(ResidentWaits, AreAllNeeded) {
   for (const bool forward : {true, false}) {
     // A block alone: before the warps' sums are merged, and before values are transformed. What
     // lies between them keeps apart what only the first thread does here.
-    const SimulatedCall first =
-        resident_call({8, 2, 999, Layout::kChannelsFirst}, DType::kFloat32, 1);
+    const SimulatedCall first = resident_call({8, 2, 999}, DType::kFloat32, 1);
     expect_needed(first, forward, Wait::kForBlock, {0, 3});
     expect_needed(first, forward, Wait::kForCopies, {0});
     // Before the upper half of the stack is added, and the half of that; before the channels are
     // finished, and their values transformed.
-    const SimulatedCall last =
-        resident_call({8, 40, 99, Layout::kChannelsLast}, DType::kBFloat16, 1);
+    const SimulatedCall last = resident_call({8 * 99, 40, 1}, DType::kBFloat16, 1);
     expect_needed(last, forward, Wait::kForBlock, {0, 1, 2});
     expect_needed(last, forward, Wait::kForCopies, {0});
     // Planes' values are added when the stack is merged; this one's three rows are merged to two by
     // threads that need nothing of each other.
-    SimulatedCall planes = resident_call({25, 8, 49, Layout::kChannelsFirst}, DType::kBFloat16, 1);
+    SimulatedCall planes = resident_call({25, 8, 49}, DType::kBFloat16, 1);
     planes.device.multiprocessors = 1;
     expect_needed(planes, forward, Wait::kForBlock, {0, 1, 3, 4, 5});
     // Before the blocks' sums are read, and before a block ends whose sums others still read.
     for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
-      const SimulatedCall shared = resident_call({8, 2, 4096, layout}, DType::kFloat32, 2);
+      const SimulatedCall shared = resident_call(extent_of(8, 2, 4096, layout), DType::kFloat32, 2);
       expect_needed(shared, forward, Wait::kForCluster, {0, 1});
       // Before the teams' sums are read, and before values are transformed, in one round or two.
       const bool in_one = forward || layout == Layout::kChannelsLast;
       const SimulatedCall teams =
-          cooperative_call({5, 2, 4096, layout}, DType::kFloat32, 1,
+          cooperative_call(extent_of(5, 2, 4096, layout), DType::kFloat32, 1,
                            layout == Layout::kChannelsFirst ? 88000 : 1 << 20);
       expect_needed(teams, forward, Wait::kForCluster,
                     in_one ? std::vector{0, 1} : std::vector{0, 1, 2, 3});
