@@ -88,7 +88,7 @@ class Operation {
   // fast in a last-level cache.
   const bool prefetches_ = origin_ != vec::Origin::kCaches && problem_.extent.batch > 1;
   const vec::Origin map_origin_ = training_map_origin(problem_.extent, sizeof(T));
-  const vec::Primitives<T>& vec_ = vec::table().get<T>();
+  const vec::Primitives<T>& vec_ = vec::primitives<T>();
   const T* dy_ = static_cast<const T*>(problem_.grad_output);
   const T* x_ = static_cast<const T*>(problem_.input);
   // Where only sum(dy) is wanted any values do for the other sum.

@@ -37,7 +37,7 @@ class Operation {
  private:
   const InferenceProblem& problem_;
   const vec::Origin origin_ = inference_origin(problem_.extent, sizeof(T));
-  const vec::Primitives<T>& vec_ = vec::table().get<T>();
+  const vec::Primitives<T>& vec_ = vec::primitives<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
   AffineMaps<Compute<T>> maps_;

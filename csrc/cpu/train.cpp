@@ -63,7 +63,7 @@ class Operation {
   const TrainProblem& problem_;
   const vec::Origin origin_ = training_origin(problem_.extent, sizeof(T));
   const vec::Origin map_origin_ = training_map_origin(problem_.extent, sizeof(T));
-  const vec::Primitives<T>& vec_ = vec::table().get<T>();
+  const vec::Primitives<T>& vec_ = vec::primitives<T>();
   const T* x_ = static_cast<const T*>(problem_.input);
   T* y_ = static_cast<T*>(problem_.output);
   std::unique_ptr<double[]> pivots_;

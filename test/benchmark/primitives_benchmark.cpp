@@ -78,7 +78,7 @@ struct Primitive {
 };
 
 template <typename T>
-const std::vector<Primitive<T>>& primitives() {
+const std::vector<Primitive<T>>& all_primitives() {
   using P = const Primitives<T>&;
   using O = Operands<T>&;
   static const std::vector<Primitive<T>> all{
@@ -127,9 +127,9 @@ template <typename T>
 void run(benchmark::State& state, Level level, const Primitive<T>& primitive, const Strip& strip) {
   force_level(level);
   Operands<T> operands(strip);
-  const Primitives<T>& table_of_type = table().get<T>();
+  const Primitives<T>& of_level = primitives<T>();
   for (auto _ : state) {
-    primitive.call(table_of_type, operands);
+    primitive.call(of_level, operands);
     benchmark::ClobberMemory();
   }
   const int64_t elements = state.iterations() * operands.elements();
@@ -144,7 +144,7 @@ template <typename T>
 void add(Level level, const std::string& prefix) {
   static const Shapes runs{{1, 4096}, {84, 49}, {512, 4096}, {4096, 4096}};
   static const Shapes columns{{64, 64}, {64, 67}, {1 << 15, 64}, {1 << 18, 64}};
-  for (const Primitive<T>& primitive : primitives<T>()) {
+  for (const Primitive<T>& primitive : all_primitives<T>()) {
     for (const auto& [rows, length] : primitive.columns ? columns : runs) {
       const Strip strip{rows, length, length};
       const std::string shape = std::to_string(rows) + "x" + std::to_string(length);

@@ -6,5 +6,5 @@
 #endif
 
 namespace torchbn::cpu::vec {
-constinit const Table kAvx2Table = make_table();
+constinit const PrimitiveTable kAvx2Table = make_table();
 }  // namespace torchbn::cpu::vec

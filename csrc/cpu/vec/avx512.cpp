@@ -8,5 +8,5 @@
 #endif
 
 namespace torchbn::cpu::vec {
-constinit const Table kAvx512Table = make_table();
+constinit const PrimitiveTable kAvx512Table = make_table();
 }  // namespace torchbn::cpu::vec

@@ -2,5 +2,5 @@
 #include "cpu/vec/make_table.h"
 
 namespace torchbn::cpu::vec {
-constinit const Table kBaselineTable = make_table();
+constinit const PrimitiveTable kBaselineTable = make_table();
 }  // namespace torchbn::cpu::vec

@@ -10,11 +10,11 @@
 namespace torchbn::cpu::vec {
 namespace {
 
-const Table& table_of(Level level) {
+const PrimitiveTable& table_of(Level level) {
 #if defined(__x86_64__)
   if (level == Level::kAvx512Bf16) {
-    static const Table table{kAvx512Table.float32, kAvx512Table.float64, kAvx512Bf16,
-                             kAvx512Table.float16};
+    static const PrimitiveTable table{kAvx512Table.get<float>(), kAvx512Table.get<double>(),
+                                      kAvx512Bf16, kAvx512Table.get<Float16>()};
     return table;
   }
   if (level == Level::kAvx512) return kAvx512Table;
@@ -32,8 +32,9 @@ Level allowed_level() {
   return Level::kAvx512Bf16;
 }
 
-std::atomic<const Table*>& current() {
-  static std::atomic<const Table*> table{&table_of(std::min(highest_level(), allowed_level()))};
+std::atomic<const PrimitiveTable*>& current() {
+  static std::atomic<const PrimitiveTable*> table{
+      &table_of(std::min(highest_level(), allowed_level()))};
   return table;
 }
 
@@ -54,7 +55,7 @@ Level highest_level() {
 #endif
 }
 
-const Table& table() {
+const PrimitiveTable& table() {
   return *current().load(std::memory_order_relaxed);
 }
 

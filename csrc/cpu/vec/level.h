@@ -11,7 +11,11 @@ Level highest_level();
 
 // The primitives in use: those of the highest level, lowered by the environment variable
 // ATEN_CPU_CAPABILITY (default, avx2, avx512) as ATen's own kernels are.
-const Table& table();
+const PrimitiveTable& table();
+template <typename T>
+const Primitives<T>& primitives() {
+  return table().get<T>();
+}
 
 // Chooses the level of the calls that follow; for tests. The machine must support it.
 void force_level(Level level);

@@ -25,7 +25,7 @@ constexpr Primitives<T> make_primitives() {
           .evaluation_gradient = evaluation_gradient<T>};
 }
 
-constexpr Table make_table() {
+constexpr PrimitiveTable make_table() {
   return {make_primitives<float>(), make_primitives<double>(), make_primitives<BFloat16>(),
           make_primitives<Float16>()};
 }

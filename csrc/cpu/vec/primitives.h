@@ -107,31 +107,15 @@ struct Primitives {
                               const Affine<Value*>& maps);
 };
 
-struct Table {
-  Primitives<float> float32;
-  Primitives<double> float64;
-  Primitives<BFloat16> bfloat16;
-  Primitives<Float16> float16;
-
+// Those of every type.
+struct PrimitiveTable : Primitives<float>,
+                        Primitives<double>,
+                        Primitives<BFloat16>,
+                        Primitives<Float16> {
   template <typename T>
-  const Primitives<T>& get() const;
+  const Primitives<T>& get() const {
+    return *this;
+  }
 };
-
-template <>
-inline const Primitives<float>& Table::get() const {
-  return float32;
-}
-template <>
-inline const Primitives<double>& Table::get() const {
-  return float64;
-}
-template <>
-inline const Primitives<BFloat16>& Table::get() const {
-  return bfloat16;
-}
-template <>
-inline const Primitives<Float16>& Table::get() const {
-  return float16;
-}
 
 }  // namespace torchbn::cpu::vec

@@ -21,9 +21,9 @@ void check_conversions(Level level) {
   for (int i = 0; i < 65536; ++i) x[i].bits = static_cast<uint16_t>(i);
   for (const Affine<float>& map :
        {Affine<float>{0, 1, 0}, {0.3f, 1.7f, 0.01f}, {0, 1e-6f, 0}, {0, 0x1.003p-3f, 0}}) {
-    cpu::vec::table().get<T>().affine(x.data(), y.data(), {1, 65536, 0},
-                                      {&map.mean, &map.scale, &map.shift},
-                                      cpu::vec::Origin::kCaches);
+    cpu::vec::primitives<T>().affine(x.data(), y.data(), {1, 65536, 0},
+                                     {&map.mean, &map.scale, &map.shift},
+                                     cpu::vec::Origin::kCaches);
     for (int i = 0; i < 65536; ++i) {
       const float value = apply(fuses(level), map, widen(x[i]));
       const T expected = narrow<T>(value);

@@ -184,7 +184,7 @@ class FinishTest : public testing::Test {
                        ", channels " + std::to_string(range.begin) + " and " +
                        std::to_string(range.size - 1) + " more");
           Channels<Value> actual(kind);
-          many(cpu::vec::table().get<T>(), actual, range);
+          many(cpu::vec::primitives<T>(), actual, range);
           expect_same(actual.running_mean, expected.running_mean, "running mean");
           expect_same(actual.running_var, expected.running_var, "running variance");
           expect_same(actual.grad_weight, expected.grad_weight, "gradient of weight");

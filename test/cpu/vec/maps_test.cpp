@@ -113,7 +113,7 @@ class MapsTest : public testing::Test {
         for (const Origin origin : {Origin::kCaches, Origin::kBoth, Origin::kMemory}) {
           T* zone = reinterpret_cast<T*>(out_.begin()) + offset;
           std::memset(static_cast<void*>(zone), kPattern, expected.size() * sizeof(T));
-          run(cpu::vec::table().get<T>(), dy_at, x_at, zone + kZone, origin);
+          run(cpu::vec::primitives<T>(), dy_at, x_at, zone + kZone, origin);
           ASSERT_EQ(std::memcmp(zone, expected.data(), expected.size() * sizeof(T)), 0)
               << name << " " << name_of(level) << ", origin " << static_cast<int>(origin) << ": "
               << describe(s) << ", output at " << offset;

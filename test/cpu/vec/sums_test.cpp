@@ -146,7 +146,7 @@ class SumsTest : public testing::Test {
             const ForcedLevel forced(level);
             double* sums = out_.at_end(initial);
             const auto origin = static_cast<Origin>((n + static_cast<int64_t>(level)) % 3);
-            run(cpu::vec::table().get<T>(), gradient ? dy_at : nullptr, x_at, pivots_at, sums,
+            run(cpu::vec::primitives<T>(), gradient ? dy_at : nullptr, x_at, pivots_at, sums,
                 origin);
             const std::vector<double> actual(sums, sums + doubles);
             const auto where = [&] {
