@@ -1,7 +1,7 @@
 #pragma once
 
 #include "core/finish_channel.h"
-#include "core/thread_sums.h"
+#include "cuda/thread/sums.h"
 
 namespace torchbn::cuda {
 

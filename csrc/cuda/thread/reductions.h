@@ -6,7 +6,7 @@
 #include "core/channel_vector.h"
 #include "core/gradient.h"
 #include "core/statistics.h"
-#include "core/thread_sums.h"
+#include "cuda/thread/sums.h"
 #include "cuda/thread/vector.h"
 #include "cuda/thread/walk.h"
 

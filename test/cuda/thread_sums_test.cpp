@@ -1,4 +1,4 @@
-#include "core/thread_sums.h"
+#include "cuda/thread/sums.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,7 +10,7 @@
 
 #include <gtest/gtest.h>
 
-namespace torchbn {
+namespace torchbn::cuda {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -182,4 +182,4 @@ TEST(ThreadGradients, RecenterLeavesSumsAboutAnInfiniteMean) {
 }
 
 }  // namespace
-}  // namespace torchbn
+}  // namespace torchbn::cuda

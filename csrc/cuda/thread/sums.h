@@ -7,7 +7,7 @@
 #include "core/host_device.h"
 #include "core/statistics.h"
 
-namespace torchbn {
+namespace torchbn::cuda {
 
 // What one GPU thread adds up of a channel. Most GPUs do double arithmetic far slower than float,
 // so a chunk of at most kMostFloats values is added in the type T that values are computed in, and
@@ -118,4 +118,4 @@ TORCHBN_HOST_DEVICE GradientSums recenter(GradientSums sums, double mean, double
   return sums;
 }
 
-}  // namespace torchbn
+}  // namespace torchbn::cuda
