@@ -34,14 +34,14 @@ static_assert(kAlignedBlock<BFloat16> <= kRepeatedColumns &&
 // Whole blocks of [begin, end) of rows of `length` that lie one behind the other. A block may end
 // in the next row: behind the last column the coefficients of the first ones follow. What will be
 // read soon lies `ahead` elements further on, but before `reach`.
-template <typename T, bool kStream, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_blocks(const Stream& stream, int64_t begin, int64_t end,
+template <typename T, bool kPastCaches, typename Tensors, typename Map>
+TORCHBN_ALWAYS_INLINE void map_blocks(const Tensors& tensors, int64_t begin, int64_t end,
                                       int64_t column, int64_t length, int64_t ahead, int64_t reach,
                                       const Map& map) {
   constexpr int64_t kN = kAlignedBlock<T>;
   for (int64_t i = begin; i + kN <= end; i += kN) {
-    if (i + ahead < reach) prefetch_block<T, kStream, kN>(stream + (i + ahead));
-    map_block<T, kStream, kN>(stream + i, map, column);
+    if (i + ahead < reach) prefetch_block<T, kPastCaches, kN>(tensors + (i + ahead));
+    map_block<T, kPastCaches, kN>(tensors + i, map, column);
     column += kN;
     if (column >= length) column -= length;
   }
@@ -49,42 +49,43 @@ TORCHBN_ALWAYS_INLINE void map_blocks(const Stream& stream, int64_t begin, int64
 
 // Rows that lie one behind the other are one stream of aligned blocks, wherever rows and panels
 // begin.
-template <typename T, bool kStream, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_table(const Stream& stream, const Strip& strip, const Map& map) {
+template <typename T, bool kPastCaches, typename Tensors, typename Map>
+TORCHBN_ALWAYS_INLINE void map_table(const Tensors& tensors, const Strip& strip, const Map& map) {
   constexpr int64_t kN = kAlignedBlock<T>;
   const int64_t length = strip.length;
   const int64_t size = strip.rows * length;
   // The first aligned address from an element on, if there is one.
   const auto aligned = [&](int64_t i) __attribute__((always_inline)) {
-    i += misaligned_elements<T>(stream + i);
+    i += misaligned_elements<T>(tensors + i);
     return lesser(i, size);
   };
   const auto map_panel = [&](int64_t row, int64_t rows, int64_t column, int64_t width) {
     for (const int64_t last = row + rows; row < last; ++row) {
       const int64_t begin = aligned(row * length + column);
       const int64_t end = aligned(row * length + column + width);
-      map_blocks<T, kStream>(stream, begin, end, begin - row * length, length, length, size, map);
+      map_blocks<T, kPastCaches>(tensors, begin, end, begin - row * length, length, length, size,
+                                 map);
     }
   };
-  map_block<T, false, kN>(stream, map, 0);
+  map_block<T, false, kN>(tensors, map, 0);
   if (length <= kMostColumns) {
     const int64_t begin = aligned(0);
-    const int64_t reach = kStream || length >= kLeastAligned ? size : 0;
-    map_blocks<T, kStream>(stream, begin, size, begin, length, kElementsAhead<T>, reach, map);
+    const int64_t reach = kPastCaches || length >= kLeastAligned ? size : 0;
+    map_blocks<T, kPastCaches>(tensors, begin, size, begin, length, kElementsAhead<T>, reach, map);
   } else {
     for_panels<T>(strip, map_panel);
   }
-  map_block<T, false, kN>(stream + (size - kN), map, length - kN);
+  map_block<T, false, kN>(tensors + (size - kN), map, length - kN);
 }
 
-template <typename T, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_columns(const Stream& stream, const Strip& strip, const Map& map,
+template <typename T, typename Tensors, typename Map>
+TORCHBN_ALWAYS_INLINE void map_columns(const Tensors& tensors, const Strip& strip, const Map& map,
                                        Origin origin) {
   const bool is_table = strip.stride == strip.length && strip.length >= kBlock<T> && strip.rows > 0;
-  if (is_table && origin == Origin::kMemory) return map_table<T, true>(stream, strip, map);
-  if (is_table && !shares_coefficients<T>(origin)) return map_table<T, false>(stream, strip, map);
+  if (is_table && origin == Origin::kMemory) return map_table<T, true>(tensors, strip, map);
+  if (is_table && !shares_coefficients<T>(origin)) return map_table<T, false>(tensors, strip, map);
   const auto map_panel = [&](int64_t row, int64_t rows, int64_t column, int64_t width) {
-    map_strip<T>(stream + (row * strip.stride + column), {rows, width, strip.stride},
+    map_strip<T>(tensors + (row * strip.stride + column), {rows, width, strip.stride},
                  map.each([&](const auto* values) { return values + column; }), origin);
   };
   for_panels<T>(strip, map_panel);

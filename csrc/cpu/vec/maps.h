@@ -10,26 +10,26 @@ namespace {
 template <typename T>
 void affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& maps,
             Origin origin) {
-  map_runs<T>(AffineStream<T>{x, y}, strip, maps, origin);
+  map_runs<T>(AffineTensors<T>{x, y}, strip, maps, origin);
 }
 
 template <typename T>
 void gradient(const T* dy, const T* x, T* dx, const Strip& strip,
               const GradientCoefficients<const Compute<T>*>& maps, Origin origin) {
-  map_runs<T>(GradientStream<T>{dy, x, dx}, strip, maps, origin);
+  map_runs<T>(GradientTensors<T>{dy, x, dx}, strip, maps, origin);
 }
 
 template <typename T>
 void column_affine(const T* x, T* y, const Strip& strip, const Affine<const Compute<T>*>& maps,
                    Origin origin) {
-  map_columns<T>(AffineStream<T>{x, y}, strip, Affine<const Compute<T>*>(maps), origin);
+  map_columns<T>(AffineTensors<T>{x, y}, strip, Affine<const Compute<T>*>(maps), origin);
 }
 
 template <typename T>
 void column_gradient(const T* dy, const T* x, T* dx, const Strip& strip,
                      const GradientCoefficients<const Compute<T>*>& maps, Origin origin) {
-  map_columns<T>(GradientStream<T>{dy, x, dx}, strip, GradientCoefficients<const Compute<T>*>(maps),
-                 origin);
+  map_columns<T>(GradientTensors<T>{dy, x, dx}, strip,
+                 GradientCoefficients<const Compute<T>*>(maps), origin);
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cpu/vec/map_streams.h"
+#include "cpu/vec/map_tensors.h"
 
 // The element-wise loops over rows. Internal linkage: see simd.h.
 namespace torchbn::cpu::vec {
@@ -23,8 +23,9 @@ TORCHBN_ALWAYS_INLINE bool shares_coefficients(Origin origin) {
 }
 
 // `block` is the same block of kElements columns in each of kRows rows.
-template <typename T, bool kStream, int kElements, int64_t kRows, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_block(const Stream& block, int64_t stride, const Map& map,
+template <typename T, bool kPastCaches, int kElements, int64_t kRows, typename Tensors,
+          typename Map>
+TORCHBN_ALWAYS_INLINE void map_block(const Tensors& block, int64_t stride, const Map& map,
                                      int64_t column) {
   constexpr int kN = kWidth<Compute<T>>;
   constexpr int kCount = kStoredRegisters<T> * kN <= kElements ? kStoredRegisters<T> : 1;
@@ -38,47 +39,47 @@ TORCHBN_ALWAYS_INLINE void map_block(const Stream& block, int64_t stride, const 
       registers[j] = coefficients<kPairs, j>(map, column + lane);
     });
     for (int64_t row = 0; row < kRows; ++row)
-      (block + (row * stride + lane)).template apply<kPairs, kStream>(registers);
+      (block + (row * stride + lane)).template apply<kPairs, kPastCaches>(registers);
   });
 }
 
 // The same for one row.
-template <typename T, bool kStream, int kElements, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_block(const Stream& block, const Map& map, int64_t column) {
-  map_block<T, kStream, kElements, 1>(block, 0, map, column);
+template <typename T, bool kPastCaches, int kElements, typename Tensors, typename Map>
+TORCHBN_ALWAYS_INLINE void map_block(const Tensors& block, const Map& map, int64_t column) {
+  map_block<T, kPastCaches, kElements, 1>(block, 0, map, column);
 }
 
 // The last `rest` < kBlock columns of rows of `length`: the blocks may reach back into columns that
 // are done, which are computed again.
-template <typename T, int64_t kRows, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_end(const Stream& stream, int64_t stride, int64_t length,
+template <typename T, int64_t kRows, typename Tensors, typename Map>
+TORCHBN_ALWAYS_INLINE void map_end(const Tensors& tensors, int64_t stride, int64_t length,
                                    int64_t rest, const Map& map) {
   if (rest == 0) return;
   if (rest > kLanes && length >= kBlock<T>) {
     const int64_t i = length - kBlock<T>;
-    map_block<T, false, kBlock<T>, kRows>(stream + i, stride, map, i);
+    map_block<T, false, kBlock<T>, kRows>(tensors + i, stride, map, i);
     return;
   }
-  if (rest > kLanes) map_block<T, false, kLanes, kRows>(stream, stride, map, 0);
+  if (rest > kLanes) map_block<T, false, kLanes, kRows>(tensors, stride, map, 0);
   if (length >= kLanes) {
     const int64_t i = length - kLanes;
-    map_block<T, false, kLanes, kRows>(stream + i, stride, map, i);
+    map_block<T, false, kLanes, kRows>(tensors + i, stride, map, i);
     return;
   }
   for (int64_t row = 0; row < kRows; ++row)
-    (stream + row * stride)
+    (tensors + row * stride)
         .apply_short(
-            length, [&](const Stream& buffer) __attribute__((always_inline)) {
+            length, [&](const Tensors& buffer) __attribute__((always_inline)) {
               map_block<T, false, kLanes>(buffer, map, 0);
             });
 }
 
-template <typename T, int64_t kRows, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_rows(const Stream& stream, const Strip& strip, const Map& map) {
+template <typename T, int64_t kRows, typename Tensors, typename Map>
+TORCHBN_ALWAYS_INLINE void map_rows(const Tensors& tensors, const Strip& strip, const Map& map) {
   int64_t i = 0;
   for (; i + kBlock<T> <= strip.length; i += kBlock<T>)
-    map_block<T, false, kBlock<T>, kRows>(stream + i, strip.stride, map, i);
-  map_end<T, kRows>(stream, strip.stride, strip.length, strip.length - i, map);
+    map_block<T, false, kBlock<T>, kRows>(tensors + i, strip.stride, map, i);
+  map_end<T, kRows>(tensors, strip.stride, strip.length, strip.length - i, map);
 }
 
 // A register is stored at a multiple of its size then, and a block within as few lines as can be.
@@ -86,36 +87,36 @@ template <typename T>
 constexpr int64_t kBlockBytes = kBlock<T> * sizeof(T) < 64 ? kBlock<T> * sizeof(T) : 64;
 
 // Elements before the first aligned address.
-template <typename T, typename Stream>
-TORCHBN_ALWAYS_INLINE int64_t misaligned_elements(const Stream& stream) {
-  const auto to = static_cast<int64_t>(reinterpret_cast<uintptr_t>(stream.to()));
+template <typename T, typename Tensors>
+TORCHBN_ALWAYS_INLINE int64_t misaligned_elements(const Tensors& tensors) {
+  const auto to = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensors.to()));
   return (-to & (kBlockBytes<T> - 1)) / static_cast<int64_t>(sizeof(T));
 }
 
 // Of a block of kElements: what will be read, and where an ordinary store goes.
-template <typename T, bool kStream, int kElements = kBlock<T>, typename Stream>
-TORCHBN_ALWAYS_INLINE void prefetch_block(const Stream& block) {
+template <typename T, bool kPastCaches, int kElements = kBlock<T>, typename Tensors>
+TORCHBN_ALWAYS_INLINE void prefetch_block(const Tensors& block) {
   for (int64_t i = 0; i < kElements; i += kLine<T>) {
     (block + i).prefetch();
-    if (!kStream) (block + i).prefetch_to();
+    if (!kPastCaches) (block + i).prefetch_to();
   }
 }
 
 // One row of at least kBlock columns, stored at aligned addresses but for its two ends, which are
 // stored twice: a store past the caches has to be, an ordinary one that crosses lines costs two.
 // What will be read soon lies `ahead` elements further on, but before `reach`.
-template <typename T, bool kStream, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_row_aligned(const Stream& stream, int64_t length, int64_t ahead,
+template <typename T, bool kPastCaches, typename Tensors, typename Map>
+TORCHBN_ALWAYS_INLINE void map_row_aligned(const Tensors& tensors, int64_t length, int64_t ahead,
                                            int64_t reach, const Map& map) {
-  int64_t i = misaligned_elements<T>(stream);
-  if (i != 0) map_block<T, false, kBlock<T>>(stream, map, 0);
+  int64_t i = misaligned_elements<T>(tensors);
+  if (i != 0) map_block<T, false, kBlock<T>>(tensors, map, 0);
   for (; i + kBlock<T> <= length && i + ahead < reach; i += kBlock<T>) {
-    prefetch_block<T, kStream>(stream + (i + ahead));
-    map_block<T, kStream, kBlock<T>>(stream + i, map, i);
+    prefetch_block<T, kPastCaches>(tensors + (i + ahead));
+    map_block<T, kPastCaches, kBlock<T>>(tensors + i, map, i);
   }
   for (; i + kBlock<T> <= length; i += kBlock<T>)
-    map_block<T, kStream, kBlock<T>>(stream + i, map, i);
-  map_end<T, 1>(stream, 0, length, length - i, map);
+    map_block<T, kPastCaches, kBlock<T>>(tensors + i, map, i);
+  map_end<T, 1>(tensors, 0, length, length - i, map);
 }
 
 // Columns that are taken together where the coefficients of more would not stay in the first-level
@@ -128,18 +129,18 @@ constexpr int64_t kLeastAligned = 8 * kLanes;
 
 // Shorter rows have too many ends for stores past the caches, unless they are whole cache lines.
 template <typename T>
-constexpr int64_t kLeastStreamed = 8192 / sizeof(T);
+constexpr int64_t kLeastPastCaches = 8192 / sizeof(T);
 
 template <typename T>
-TORCHBN_ALWAYS_INLINE bool streams(const T* to, const Strip& strip) {
+TORCHBN_ALWAYS_INLINE bool passes_caches(const T* to, const Strip& strip) {
   if (strip.length < kBlock<T>) return false;  // a cache line of doubles is shorter than a block
   const bool lines = reinterpret_cast<uintptr_t>(to) % 64 == 0 && strip.length % kLine<T> == 0 &&
                      (strip.rows == 1 || strip.stride % kLine<T> == 0);
-  return lines || strip.length >= kLeastStreamed<T>;
+  return lines || strip.length >= kLeastPastCaches<T>;
 }
 
-template <typename T, typename Stream, typename Map>
-TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, const Map& map,
+template <typename T, typename Tensors, typename Map>
+TORCHBN_ALWAYS_INLINE void map_strip(const Tensors& tensors, const Strip& strip, const Map& map,
                                      Origin origin) {
   // Behind a short row the next one is read, wherever it lies.
   const bool hops = strip.stride != strip.length && strip.length <= kElementsAhead<T>;
@@ -147,17 +148,17 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Stream& stream, const Strip& strip, c
   const auto reach = [&](int64_t row) __attribute__((always_inline)) {
     return hops || strip.stride == strip.length ? (strip.rows - row) * strip.stride : strip.length;
   };
-  if (origin == Origin::kMemory && streams(stream.to(), strip)) {
+  if (origin == Origin::kMemory && passes_caches(tensors.to(), strip)) {
     for (int64_t row = 0; row < strip.rows; ++row)
-      map_row_aligned<T, true>(stream + row * strip.stride, strip.length, ahead, reach(row), map);
+      map_row_aligned<T, true>(tensors + row * strip.stride, strip.length, ahead, reach(row), map);
     return;
   }
   int64_t row = 0;
   if (kFromArrays<Map> && shares_coefficients<T>(origin))
     for (; row + kSharingRows <= strip.rows; row += kSharingRows)
-      map_rows<T, kSharingRows>(stream + row * strip.stride, strip, map);
+      map_rows<T, kSharingRows>(tensors + row * strip.stride, strip, map);
   for (; row < strip.rows; ++row) {
-    const Stream run = stream + row * strip.stride;
+    const Tensors run = tensors + row * strip.stride;
     if (strip.length >= kLeastAligned)
       map_row_aligned<T, false>(run, strip.length, ahead, reach(row), map);
     else

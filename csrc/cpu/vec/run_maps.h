@@ -14,32 +14,34 @@ TORCHBN_ALWAYS_INLINE Map<V> map_of(const Map<const V*>& maps, int64_t run) {
 
 // Neighbouring runs of at least kBlock elements as one row: blocks are aligned wherever runs begin,
 // so a block may lie across a seam.
-template <typename T, bool kStream, typename Stream, template <typename> typename Map, typename V>
-TORCHBN_ALWAYS_INLINE void map_neighbours(const Stream& stream, int64_t length, int64_t runs,
+template <typename T, bool kPastCaches, typename Tensors, template <typename> typename Map,
+          typename V>
+TORCHBN_ALWAYS_INLINE void map_neighbours(const Tensors& tensors, int64_t length, int64_t runs,
                                           const Map<const V*>& maps) {
   const int64_t end = runs * length;
   Map<V> map = map_of(maps, 0);
-  int64_t i = misaligned_elements<T>(stream);
-  if (i != 0) map_block<T, false, kBlock<T>>(stream, map, 0);
+  int64_t i = misaligned_elements<T>(tensors);
+  if (i != 0) map_block<T, false, kBlock<T>>(tensors, map, 0);
   const auto prefetch = [&]() __attribute__((always_inline)) {
-    if (i + kElementsAhead<T> < end) prefetch_block<T, kStream>(stream + (i + kElementsAhead<T>));
+    if (i + kElementsAhead<T> < end)
+      prefetch_block<T, kPastCaches>(tensors + (i + kElementsAhead<T>));
   };
   for (int64_t run = 0;;) {
     const int64_t seam = (run + 1) * length;
     for (; i + kBlock<T> <= seam; i += kBlock<T>) {
       prefetch();
-      map_block<T, kStream, kBlock<T>>(stream + i, map, 0);
+      map_block<T, kPastCaches, kBlock<T>>(tensors + i, map, 0);
     }
     if (++run == runs) break;
     const Map<V> next = map_of(maps, run);
     if (i < seam) {
       prefetch();
-      map_block<T, kStream, kBlock<T>>(stream + i, Seam<Map, V>{map, next, seam - i}, 0);
+      map_block<T, kPastCaches, kBlock<T>>(tensors + i, Seam<Map, V>{map, next, seam - i}, 0);
       i += kBlock<T>;
     }
     map = next;
   }
-  if (i < end) map_block<T, false, kBlock<T>>(stream + (end - kBlock<T>), map, 0);
+  if (i < end) map_block<T, false, kBlock<T>>(tensors + (end - kBlock<T>), map, 0);
 }
 
 // Are neighbouring runs better taken as columns of a table? Those shorter than a block are, and
@@ -52,8 +54,8 @@ TORCHBN_ALWAYS_INLINE bool are_columns(const Strip& strip, Origin origin) {
 }
 
 // The coefficients are laid out once for all rows.
-template <typename T, typename Stream, template <typename> typename Map, typename V>
-TORCHBN_ALWAYS_INLINE void map_neighbours_as_columns(const Stream& stream, const Strip& strip,
+template <typename T, typename Tensors, template <typename> typename Map, typename V>
+TORCHBN_ALWAYS_INLINE void map_neighbours_as_columns(const Tensors& tensors, const Strip& strip,
                                                      const Map<const V*>& maps, Origin origin) {
   constexpr int64_t kPitch = kPanelColumns<T> + kBlock<T>;
   alignas(64) V columns[sizeof(Map<V>) / sizeof(V)][kPitch];
@@ -74,22 +76,23 @@ TORCHBN_ALWAYS_INLINE void map_neighbours_as_columns(const Stream& stream, const
       from += kPitch;
       return values;
     });
-    map_strip<T>(stream + run * strip.length, {strip.rows, runs * strip.length, strip.stride},
+    map_strip<T>(tensors + run * strip.length, {strip.rows, runs * strip.length, strip.stride},
                  table, origin);
   }
 }
 
-template <typename T, typename Stream, typename Maps>
-TORCHBN_ALWAYS_INLINE void map_runs(const Stream& stream, const Strip& strip, const Maps& maps,
+template <typename T, typename Tensors, typename Maps>
+TORCHBN_ALWAYS_INLINE void map_runs(const Tensors& tensors, const Strip& strip, const Maps& maps,
                                     Origin origin) {
-  if (strip.runs == 1) return map_strip<T>(stream, strip, map_of(maps, 0), origin);
+  if (strip.runs == 1) return map_strip<T>(tensors, strip, map_of(maps, 0), origin);
   const bool neighbours = strip.spacing == strip.length;
   if (neighbours && are_columns<T>(strip, origin))
-    return map_neighbours_as_columns<T>(stream, strip, maps, origin);
-  const bool streamed = origin == Origin::kMemory && strip.runs * strip.length >= kLeastStreamed<T>;
+    return map_neighbours_as_columns<T>(tensors, strip, maps, origin);
+  const bool past_caches =
+      origin == Origin::kMemory && strip.runs * strip.length >= kLeastPastCaches<T>;
   for (int64_t row = 0; row < strip.rows; ++row) {
-    const Stream first = stream + row * strip.stride;
-    if (neighbours && streamed)
+    const Tensors first = tensors + row * strip.stride;
+    if (neighbours && past_caches)
       map_neighbours<T, true>(first, strip.length, strip.runs, maps);
     else if (neighbours)
       map_neighbours<T, false>(first, strip.length, strip.runs, maps);

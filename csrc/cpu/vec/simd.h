@@ -248,10 +248,10 @@ TORCHBN_ALWAYS_INLINE bool any(Register<int32_t> value) {
 }
 
 // Stores one register of results; past the caches if asked to, at an aligned address then.
-template <bool kStream, typename V>
+template <bool kPastCaches, typename V>
 TORCHBN_ALWAYS_INLINE void put(void* to, V value) {
 #if defined(__SSE2__)
-  if constexpr (kStream) {
+  if constexpr (kPastCaches) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(V) == 64)
       return _mm512_stream_si512(static_cast<__m512i*>(to), bit_cast<__m512i>(value));
@@ -271,14 +271,14 @@ TORCHBN_ALWAYS_INLINE void put(void* to, V value) {
 template <typename T>
 constexpr int kStoredRegisters = sizeof(T) == 2 ? 2 : 1;
 
-template <bool kStream>
+template <bool kPastCaches>
 TORCHBN_ALWAYS_INLINE void store(float* to, const Register<float> (&values)[1]) {
-  put<kStream>(to, values[0]);
+  put<kPastCaches>(to, values[0]);
 }
 
-template <bool kStream>
+template <bool kPastCaches>
 TORCHBN_ALWAYS_INLINE void store(double* to, const Register<double> (&values)[1]) {
-  put<kStream>(to, values[0]);
+  put<kPastCaches>(to, values[0]);
 }
 
 // To nearest, ties to even, by integer arithmetic: the hardware's conversion, where there is one,
@@ -308,7 +308,7 @@ TORCHBN_ALWAYS_INLINE Register<float> every_other(Register<float> first, Registe
   return every_other<kOdd>(first, second, std::make_integer_sequence<int, kWidth<float>>{});
 }
 
-template <bool kStream, int kCount>
+template <bool kPastCaches, int kCount>
 TORCHBN_ALWAYS_INLINE void store(BFloat16* to, const Register<float> (&values)[kCount]) {
 #if defined(__AVX512BF16__)
   constexpr int kSubnormal = 0x20;
@@ -318,14 +318,15 @@ TORCHBN_ALWAYS_INLINE void store(BFloat16* to, const Register<float> (&values)[k
                                                 _mm512_fpclass_ps_mask(upper, kSubnormal));
   if (__builtin_expect(subnormal == 0, 1)) {
     if constexpr (kCount == 2)
-      return put<kStream>(to, bit_cast<__m512i>(_mm512_cvtne2ps_pbh(upper, lower)));
+      return put<kPastCaches>(to, bit_cast<__m512i>(_mm512_cvtne2ps_pbh(upper, lower)));
     else
-      return put<kStream>(to, bit_cast<__m256i>(_mm512_cvtneps_pbh(lower)));
+      return put<kPastCaches>(to, bit_cast<__m256i>(_mm512_cvtneps_pbh(lower)));
   }
 #endif
   using Halves = Register<uint16_t>;
   constexpr std::make_integer_sequence<int, kCount * kWidth<float>> kEach;
-  put<kStream>(to, every_other<1>(bit_cast<Halves>(round_upper_half(values[0])),
+  put<kPastCaches>(to,
+                   every_other<1>(bit_cast<Halves>(round_upper_half(values[0])),
                                   bit_cast<Halves>(round_upper_half(values[kCount - 1])), kEach));
 }
 
@@ -345,22 +346,22 @@ TORCHBN_ALWAYS_INLINE void load_pairs(const BFloat16* from, Register<float> (&va
   values[1] = bit_cast<Register<float>>(pairs & 0xffff0000u);
 }
 
-template <bool kStream>
+template <bool kPastCaches>
 TORCHBN_ALWAYS_INLINE void store_pairs(BFloat16* to, const Register<float> (&values)[2]) {
-  put<kStream>(to,
-               (round_upper_half(values[0]) >> 16) | (round_upper_half(values[1]) & 0xffff0000u));
+  put<kPastCaches>(
+      to, (round_upper_half(values[0]) >> 16) | (round_upper_half(values[1]) & 0xffff0000u));
 }
 
-template <bool kStream, int kCount>
+template <bool kPastCaches, int kCount>
 TORCHBN_ALWAYS_INLINE void store(Float16* to, const Register<float> (&values)[kCount]) {
 #if defined(__F16C__)
   unroll<kCount>([&](auto i) __attribute__((always_inline)) {
     Float16* part = to + i * kWidth<float>;
 #if defined(__AVX512F__)
-    put<kStream>(part, _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(values[i]),
-                                             _MM_FROUND_TO_NEAREST_INT));
+    put<kPastCaches>(part, _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(values[i]),
+                                                 _MM_FROUND_TO_NEAREST_INT));
 #else
-    put<kStream>(part, _mm256_cvtps_ph(bit_cast<__m256>(values[i]), _MM_FROUND_TO_NEAREST_INT));
+    put<kPastCaches>(part, _mm256_cvtps_ph(bit_cast<__m256>(values[i]), _MM_FROUND_TO_NEAREST_INT));
 #endif
   });
 #else

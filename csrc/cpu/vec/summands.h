@@ -42,19 +42,19 @@ struct Sample {
 // notwithstanding, so that a partial block may be loaded together with its neighbours.
 
 template <typename T>
-struct Moments {
+struct MomentSource {
   using Element = T;
   static constexpr int kTensors = 1;
 
   const T* x;
 
-  TORCHBN_ALWAYS_INLINE Moments operator+(int64_t offset) const { return {x + offset}; }
+  TORCHBN_ALWAYS_INLINE MomentSource operator+(int64_t offset) const { return {x + offset}; }
   // Into the second-level cache: rows a power of two apart share few sets of the first, where two
   // of these streams would evict each other (half the speed at 256 channels of float).
   TORCHBN_ALWAYS_INLINE void prefetch() const { __builtin_prefetch(x, 0, 2); }
   // The same values in a buffer where kLanes may be read from each row.
-  TORCHBN_ALWAYS_INLINE Moments copy(int64_t rows, int64_t stride, int64_t length,
-                                     Padded<T>* buffers) const {
+  TORCHBN_ALWAYS_INLINE MomentSource copy(int64_t rows, int64_t stride, int64_t length,
+                                          Padded<T>* buffers) const {
     return {buffers[0].fill(x, rows, stride, length)};
   }
 
@@ -117,22 +117,22 @@ struct Moments {
 };
 
 template <typename T>
-struct Gradients {
+struct GradientSource {
   using Element = T;
   static constexpr int kTensors = 2;
 
   const T* dy;
   const T* x;
 
-  TORCHBN_ALWAYS_INLINE Gradients operator+(int64_t offset) const {
+  TORCHBN_ALWAYS_INLINE GradientSource operator+(int64_t offset) const {
     return {dy + offset, x + offset};
   }
   TORCHBN_ALWAYS_INLINE void prefetch() const {
     __builtin_prefetch(dy, 0, 2);
     __builtin_prefetch(x, 0, 2);
   }
-  TORCHBN_ALWAYS_INLINE Gradients copy(int64_t rows, int64_t stride, int64_t length,
-                                       Padded<T>* buffers) const {
+  TORCHBN_ALWAYS_INLINE GradientSource copy(int64_t rows, int64_t stride, int64_t length,
+                                            Padded<T>* buffers) const {
     return {buffers[0].fill(dy, rows, stride, length), buffers[1].fill(x, rows, stride, length)};
   }
 

@@ -69,25 +69,26 @@ TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, c
 template <typename T>
 void add_moments(const T* x, const Strip& strip, const double* pivots, Lanes* sums,
                  const Route* prefetched) {
-  add_strip<T>(Moments<T>{x}, strip, pivots, sums, prefetched);
+  add_strip<T>(MomentSource<T>{x}, strip, pivots, sums, prefetched);
 }
 
 template <typename T>
 void add_gradient(const T* dy, const T* x, const Strip& strip, const double* means, Lanes* sums,
                   const Route* prefetched) {
-  add_strip<T>(Gradients<T>{dy, x}, strip, means, sums, prefetched);
+  add_strip<T>(GradientSource<T>{dy, x}, strip, means, sums, prefetched);
 }
 
 template <typename T>
 void add_column_moments(const T* x, const Strip& strip, const double* pivots, double* first,
                         double* second, Origin origin) {
-  add_table<T>(Moments<T>{x}, strip, origin, kTableRows<T> * strip.stride, pivots, first, second);
+  add_table<T>(MomentSource<T>{x}, strip, origin, kTableRows<T> * strip.stride, pivots, first,
+               second);
 }
 
 template <typename T>
 void add_column_gradient(const T* dy, const T* x, const Strip& strip, const double* means,
                          double* first, double* second, Origin origin) {
-  add_table<T>(Gradients<T>{dy, x}, strip, origin, kTableRows<T> * strip.stride, means, first,
+  add_table<T>(GradientSource<T>{dy, x}, strip, origin, kTableRows<T> * strip.stride, means, first,
                second);
 }
 

@@ -19,7 +19,7 @@ namespace torchbn::test {
 namespace {
 
 using cpu::vec::kLanes;
-using cpu::vec::kLeastStreamed;
+using cpu::vec::kLeastPastCaches;
 using cpu::vec::kMostColumns;
 using cpu::vec::kPanelColumns;
 using cpu::vec::kPanelRows;
@@ -181,9 +181,9 @@ TYPED_TEST(MapsTest, EveryLengthOfSeveralRowsAndRuns) {
   }
 }
 
-// Rows that are cache lines, and the shortest that are streamed without being so.
+// Rows that are cache lines, and the shortest others that pass the caches.
 TYPED_TEST(MapsTest, LengthsFromWhichStoresPassTheCaches) {
-  for (int64_t length : around({256, 512, kLeastStreamed<TypeParam>}, 2)) {
+  for (int64_t length : around({256, 512, kLeastPastCaches<TypeParam>}, 2)) {
     for (int64_t stride : {length, length + 1, length + kLine<TypeParam>}) {
       this->check_runs({2, length, stride}, kLine<TypeParam>);
       this->check_columns({2, length, stride}, kLine<TypeParam>);
@@ -199,7 +199,7 @@ TYPED_TEST(MapsTest, LengthsFromWhichStoresPassTheCaches) {
 // the caches.
 TYPED_TEST(MapsTest, NeighbouringRuns) {
   for (int64_t length : {8, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 100, 196, 784}) {
-    for (int64_t runs : around({kLeastStreamed<TypeParam> / length + 1}))
+    for (int64_t runs : around({kLeastPastCaches<TypeParam> / length + 1}))
       this->check_runs({2, length, runs * length + 3, runs, length}, kLine<TypeParam>);
     this->check_runs({2, length, 2 * length, 2, length}, kLine<TypeParam>);
   }

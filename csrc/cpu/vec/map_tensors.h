@@ -75,49 +75,49 @@ TORCHBN_ALWAYS_INLINE void load_block(const T* from, Register<Compute<T>> (&valu
   }
 }
 
-template <bool kPairs, bool kStream, typename T, int kCount>
+template <bool kPairs, bool kPastCaches, typename T, int kCount>
 TORCHBN_ALWAYS_INLINE void store_block(T* to, const Register<Compute<T>> (&values)[kCount]) {
   if constexpr (kPairs)
-    store_pairs<kStream>(to, values);
+    store_pairs<kPastCaches>(to, values);
   else
-    store<kStream>(to, values);
+    store<kPastCaches>(to, values);
 }
 
 template <typename T>
-struct AffineStream {
+struct AffineTensors {
   const T* x;
   T* y;
 
-  TORCHBN_ALWAYS_INLINE AffineStream operator+(int64_t offset) const {
+  TORCHBN_ALWAYS_INLINE AffineTensors operator+(int64_t offset) const {
     return {x + offset, y + offset};
   }
   TORCHBN_ALWAYS_INLINE T* to() const { return y; }
   TORCHBN_ALWAYS_INLINE void prefetch() const { __builtin_prefetch(x, 0, 3); }
   TORCHBN_ALWAYS_INLINE void prefetch_to() const { __builtin_prefetch(y, 1, 3); }
   // One map for each of the registers.
-  template <bool kPairs, bool kStream, typename Map, int kCount>
+  template <bool kPairs, bool kPastCaches, typename Map, int kCount>
   TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
     Register<Compute<T>> values[kCount];
     load_block<kPairs>(x, values);
     unroll<kCount>([&](auto i) __attribute__((always_inline)) { values[i] = maps[i](values[i]); });
-    store_block<kPairs, kStream>(y, values);
+    store_block<kPairs, kPastCaches>(y, values);
   }
   template <typename Apply>
   TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {
     T buffer[2][kLanes] = {};
     for (int64_t i = 0; i < length; ++i) buffer[0][i] = x[i];
-    apply(AffineStream{buffer[0], buffer[1]});
+    apply(AffineTensors{buffer[0], buffer[1]});
     for (int64_t i = 0; i < length; ++i) y[i] = buffer[1][i];
   }
 };
 
 template <typename T>
-struct GradientStream {
+struct GradientTensors {
   const T* dy;
   const T* x;
   T* dx;
 
-  TORCHBN_ALWAYS_INLINE GradientStream operator+(int64_t offset) const {
+  TORCHBN_ALWAYS_INLINE GradientTensors operator+(int64_t offset) const {
     return {dy + offset, x + offset, dx + offset};
   }
   TORCHBN_ALWAYS_INLINE T* to() const { return dx; }
@@ -126,7 +126,7 @@ struct GradientStream {
     __builtin_prefetch(x, 0, 3);
   }
   TORCHBN_ALWAYS_INLINE void prefetch_to() const { __builtin_prefetch(dx, 1, 3); }
-  template <bool kPairs, bool kStream, typename Map, int kCount>
+  template <bool kPairs, bool kPastCaches, typename Map, int kCount>
   TORCHBN_ALWAYS_INLINE void apply(const Map (&maps)[kCount]) const {
     Register<Compute<T>> grads[kCount], values[kCount];
     load_block<kPairs>(dy, grads);
@@ -134,7 +134,7 @@ struct GradientStream {
     unroll<kCount>([&](auto i) __attribute__((always_inline)) {
       values[i] = maps[i](grads[i], values[i]);
     });
-    store_block<kPairs, kStream>(dx, values);
+    store_block<kPairs, kPastCaches>(dx, values);
   }
   template <typename Apply>
   TORCHBN_ALWAYS_INLINE void apply_short(int64_t length, const Apply& apply) const {
@@ -143,7 +143,7 @@ struct GradientStream {
       buffer[0][i] = dy[i];
       buffer[1][i] = x[i];
     }
-    apply(GradientStream{buffer[0], buffer[1], buffer[2]});
+    apply(GradientTensors{buffer[0], buffer[1], buffer[2]});
     for (int64_t i = 0; i < length; ++i) dx[i] = buffer[2][i];
   }
 };
