@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/kernel_call.h"
+#include "support/kernel_call.h"
 
 namespace torchbn::test {
 namespace {

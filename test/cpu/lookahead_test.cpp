@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/channels_first.h"
+#include "support/extents.h"
 
 namespace torchbn::test {
 namespace {
@@ -63,8 +64,7 @@ TEST(LookaheadTest, FindsWhatIsReadLater) {
   for (const Extent& e : {Extent{32, 256, 49}, Extent{32, 164, 196}, Extent{7, 40, 784},
                           Extent{16, 12, 3136}, Extent{5, 3, 16641}, Extent{9, 4, 8192},
                           Extent{1, 20, 12000}, Extent{3, 2, 90000}, Extent{700, 3, 784}}) {
-    const std::string name = "N" + std::to_string(e.batch) + " C" + std::to_string(e.channels) +
-                             " S" + std::to_string(e.spatial);
+    const std::string name = describe(e);
     Recorder recorder;
     cpu::run_channels_first(e, sizeof(float), recorder, OneThread{});
     const std::vector<int64_t>& read = recorder.read;

@@ -10,8 +10,8 @@
 
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
-#include "cpu/reference.h"
 #include "cpu/split.h"
+#include "support/extents.h"
 
 namespace torchbn::test {
 namespace {
@@ -135,9 +135,8 @@ class Operation {
   std::vector<int> finished_;
 };
 
-std::string describe(const Extent& e, int64_t threads) {
-  return "N" + std::to_string(e.batch) + " C" + std::to_string(e.channels) + " S" +
-         std::to_string(e.spatial) + " on " + std::to_string(threads) + " threads";
+std::string describe_on(const Extent& e, int64_t threads) {
+  return describe(e) + " on " + std::to_string(threads) + " threads";
 }
 
 enum class Kind {
@@ -168,7 +167,7 @@ Log simulate(const Extent& e, int64_t threads, Kind kind, bool visits) {
       cpu::map_channels_last(table, operation, team);
   }
   if (reduces) {
-    for (int times : operation.finished()) EXPECT_EQ(times, 1) << describe(e, threads);
+    for (int times : operation.finished()) EXPECT_EQ(times, 1) << describe_on(e, threads);
   }
   return log;
 }
@@ -196,9 +195,9 @@ TEST_P(SplitTest, EveryElementOnce) {
           return std::all_of(work.visits.begin(), work.visits.end(),
                              [](unsigned char visits) { return visits == 1; });
         };
-        EXPECT_TRUE(once(log.mapped)) << describe(e, threads);
+        EXPECT_TRUE(once(log.mapped)) << describe_on(e, threads);
         if (kind != Kind::kEvaluation) {
-          EXPECT_TRUE(once(log.added)) << describe(e, threads);
+          EXPECT_TRUE(once(log.added)) << describe_on(e, threads);
         }
       }
     }
@@ -243,7 +242,7 @@ TEST_P(SplitTest, LargeTensorsAreSharedEvenly) {
                             {8, 64, 512 * 512}};
   for (const Extent& images : extents) {
     const Extent e = extent_of(images.batch, images.channels, images.spatial, GetParam());
-    ASSERT_GE(e.numel() * static_cast<int64_t>(sizeof(float)), 64 << 20) << describe(e, 64);
+    ASSERT_GE(e.numel() * static_cast<int64_t>(sizeof(float)), 64 << 20) << describe_on(e, 64);
     for (int64_t threads : kTeams) {
       for (bool reduces : {true, false}) {
         const Log log = simulate(e, threads, reduces ? Kind::kTraining : Kind::kEvaluation, false);
@@ -254,7 +253,7 @@ TEST_P(SplitTest, LargeTensorsAreSharedEvenly) {
           const double largest =
               static_cast<double>(*std::max_element(shares.begin(), shares.end()));
           EXPECT_LE(largest * threads / e.numel(), 1.25)
-              << describe(e, threads) << (work == &log.added ? ", sums" : ", map")
+              << describe_on(e, threads) << (work == &log.added ? ", sums" : ", map")
               << (reduces ? "" : " alone");
         }
       }

@@ -26,8 +26,7 @@ const Extent kExtents[] = {{1, 1, 2},     {1, 1, 65537}, {3, 5, 7},     {2, 3, 8
                            {2, 70001, 1}, {4410, 16, 1}, {11011, 24, 1}};
 
 std::string name(const Extent& extent, DType dtype, int64_t multiprocessors) {
-  return "N" + std::to_string(extent.batch) + " C" + std::to_string(extent.channels) + " S" +
-         std::to_string(extent.spatial) + " " + std::to_string(size_of(dtype)) + " bytes, " +
+  return test::describe(extent) + ", " + std::to_string(size_of(dtype)) + " bytes, " +
          std::to_string(multiprocessors) + " multiprocessors";
 }
 

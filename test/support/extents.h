@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "core/extent.h"
 
 // Extents for the tests of what sees no tensors.
@@ -13,6 +15,11 @@ inline Extent extent_of(int64_t batch, int64_t channels, int64_t spatial, Layout
 
 inline int64_t channel_of(const Extent& e, int64_t i) {
   return i / e.spatial % e.channels;
+}
+
+inline std::string describe(const Extent& e) {
+  return "N" + std::to_string(e.batch) + " C" + std::to_string(e.channels) + " S" +
+         std::to_string(e.spatial);
 }
 
 }  // namespace torchbn::test

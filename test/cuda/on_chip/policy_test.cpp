@@ -156,9 +156,8 @@ TEST(ResidentPolicy, NumbersFitTheDevice) {
     for (const KernelChoice choice :
          {KernelChoice::kAuto, KernelChoice::kResident, KernelChoice::kCooperative})
       for_every_shape([&](const Case& c) {
-        const Extent e = c.extent();
-        SCOPED_TRACE(testing::Message() << device.name << ", " << c.net.name << ", N" << e.batch
-                                        << " C" << e.channels << " S" << e.spatial);
+        SCOPED_TRACE(testing::Message()
+                     << device.name << ", " << c.net.name << ", " << test::describe(c.extent()));
         const LaunchPolicy policy = choose(c, device.limits, choice);
         if (!policy.on_chip.used()) return;
         const int tensors = c.forward ? 1 : 2;

@@ -6,7 +6,7 @@
 #include <tuple>
 
 #include "cpu/kernels.h"
-#include "cpu/reference.h"
+#include "support/kernel_reference.h"
 
 // What the tests of the kernels share: calls without torch, and a fixture for every layout and
 // dtype.
@@ -18,8 +18,7 @@ inline constexpr Layout kLayouts[] = {Layout::kChannelsFirst, Layout::kChannelsL
 
 inline std::string describe(const Extent& e, DType dtype) {
   static const char* const names[] = {"fp32", "fp64", "bf16", "fp16"};
-  return std::string(names[static_cast<int>(dtype)]) + " N" + std::to_string(e.batch) + " C" +
-         std::to_string(e.channels) + " S" + std::to_string(e.spatial);
+  return std::string(names[static_cast<int>(dtype)]) + " " + describe(e);
 }
 
 // Sums of many values leave float16, and few digits of them would hide a difference.
@@ -113,6 +112,14 @@ struct Call {
       ASSERT_NEAR(actual[i], expected[i], bound)
           << name << "[" << i << "] " << describe(extent, dtype);
     }
+  }
+
+  // Have all results the same bits?
+  bool same_bits(const Call& other) const {
+    return y.same_bits(other.y) && dx.same_bits(other.dx) && dw.same_bits(other.dw) &&
+           db.same_bits(other.db) && running_mean.same_bits(other.running_mean) &&
+           running_var.same_bits(other.running_var) && save_mean == other.save_mean &&
+           save_invstd == other.save_invstd && counter == other.counter;
   }
 
   Doubles normalized(const Doubles& mean, const Doubles& invstd) {
