@@ -6,7 +6,7 @@ namespace torchbn::ops {
 
 namespace {
 
-// The handle is looked up once per operator, on the first call.
+// Takes time: callers keep the handle.
 template <typename Function>
 c10::TypedOperatorHandle<Function> find(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();

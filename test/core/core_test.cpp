@@ -285,6 +285,8 @@ TEST(RunningStatisticsTest, MayBeAbsent) {
   running.update(0, {2, 3}, 4);
 }
 
+// ---- Extents ----------------------------------------------------------------------------------
+
 TEST(ExtentTest, Counts) {
   const Extent extent{3, 5, int64_t{1} << 31};
   EXPECT_EQ(extent.count(), 3 * (int64_t{1} << 31));

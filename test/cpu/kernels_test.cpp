@@ -25,9 +25,9 @@ void check_against_reference(const Extent& e, DType dtype, int64_t offset = 0) {
 
   call.train();
   const double n = static_cast<double>(e.count());
-  // Half types are summed in float, up to 32 values to a lane, before the sums go on in double.
-  // Each step rounds by 2^-24 at most: that bounds the mean, in standard deviations. The variance
-  // keeps the contract's 1e-6. The others have double's accuracy.
+  // Half types are summed in float, in chains: fewer than 32 additions lie between a value and the
+  // sums in double. Each rounds by 2^-24 at most: that bounds the mean, in standard deviations. The
+  // variance keeps the contract's 1e-6. The others have double's accuracy.
   const bool half = size_of(dtype) == 2;
   const double mean_bound = half ? 0x1p-19 * std::sqrt(expected.variance[0]) : 1e-13 * 8;
   const double invstd_bound = half ? 5e-7 : 1e-11;

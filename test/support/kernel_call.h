@@ -103,7 +103,8 @@ struct Call {
     cpu::backward(backward_problem(training, input, weight, bias));
   }
 
-  // Twice the rounding to dtype (sums that cancel to near zero keep the error of their terms).
+  // The rounding to dtype and some of the arithmetic before it (sums that cancel to near zero keep
+  // the error of their terms).
   void expect_near(Buffer& actual, const Doubles& expected, double scale, const char* name) {
     for (size_t i = 0; i < expected.size(); ++i) {
       const double bound = 8 * compute_ulp(dtype) * (scale + std::abs(expected[i])) +
