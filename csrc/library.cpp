@@ -1,5 +1,7 @@
 // Every schema of the library, and the public operators' common road.
 
+#include <vector>
+
 #include <torch/library.h>
 #include <torchbn/batch_norm.h>
 

@@ -30,8 +30,6 @@ struct Extent {
   TORCHBN_HOST_DEVICE int64_t numel() const { return batch * channels * spatial; }
   // Where a channel's first value lies.
   TORCHBN_HOST_DEVICE int64_t first_value(int64_t channel) const { return channel * spatial; }
-
-  bool operator==(const Extent&) const = default;
 };
 
 }  // namespace torchbn

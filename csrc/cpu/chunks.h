@@ -57,7 +57,7 @@ struct TwoSums {
 };
 
 // The upper half onto the lower one, again and again, in registers.
-template <int kCount = vec::kLanes>
+template <int kCount>
 double fold(const double (&lanes)[kCount]) {
   if constexpr (kCount == 1) {
     return lanes[0];

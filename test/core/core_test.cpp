@@ -1,6 +1,5 @@
 // core/ by itself: no torch, no kernels.
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -282,6 +281,7 @@ TEST(RunningStatisticsTest, CumulativeAverageCountsThisBatch) {
 
 TEST(RunningStatisticsTest, MayBeAbsent) {
   const RunningStatistics running;
+  EXPECT_FALSE(running.present());
   running.update(0, {2, 3}, 4);
 }
 

@@ -5,10 +5,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <map>
 #include <optional>
+#include <random>
+#include <string>
 #include <vector>
 
 #include "cpu/vec/guarded_memory.h"
