@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/caches.h"
 #include "cpu/vec/level.h"
 
 namespace torchbn::cpu::vec {
@@ -50,13 +51,11 @@ struct Operands {
   using Value = Compute<T>;
 
   explicit Operands(const Strip& s)
-      : strip(s), x(values<T>(elements())), dy(x), y(x), columns(s.length + kLanes, 1) {}
+      : strip(s), x(values<T>(elements())), dy(x), y(x), columns(s.length + kRepeatedColumns, 1) {}
 
   int64_t elements() const { return strip.rows * strip.length; }
-  Origin origin() const {
-    return elements() * sizeof(T) > size_t{1} << 25 ? Origin::kMemory : Origin::kCaches;
-  }
-  const Route* prefetched() const { return origin() == Origin::kMemory ? &route : nullptr; }
+  Origin origin() const { return inference_origin({strip.rows, strip.length, 1}, sizeof(T)); }
+  const Route* prefetched() const { return origin() == Origin::kCaches ? nullptr : &route; }
 
   Strip strip;
   Route route{strip.length, 0, strip.rows, 0};
