@@ -20,8 +20,8 @@ MAIN = "reduce|transform|fold_and_transform|resident|cooperative"
 # channel, in double, is what lacks registers.
 KNOWN_STACK = {r"reduce_channels_last<\w+<B?Float16, 4>>": 56,
                r"reduce_channels_last<EvaluationReduction<float, 4>>": 8,
-               r"fold_and_transform<ChannelsLastWalk, .*": 32,
-               r"resident<ChannelsFirstWalk, TrainPass<double, \d>>": 16}
+               r"fold_and_transform<.*, ChannelsLastTiling>": 32,
+               r"resident<TrainPass<double, \d>, ChannelsFirstTiling>": 16}
 
 
 def all_kernels():
@@ -32,14 +32,12 @@ def all_kernels():
         for op in REDUCTIONS:
             yield from (f"reduce_channels_first<{op}<{value}, {w}>>" for w in widths)
             yield f"reduce_channels_last<{op}<{value}, {across}>>"
-        for walk, of_walk in (("ChannelsFirstWalk", widths), ("ChannelsLastWalk", [across])):
-            yield from (f"fold_and_transform<{walk}, Normalize<{value}, {w}>, {fold}>"
-                        for w in of_walk)
-        for kernel, ops in (("transform", TRANSFORMS), ("resident", PASSES),
-                            ("cooperative", PASSES)):
-            for op in ops:
-                yield from (f"{kernel}<ChannelsFirstWalk, {op}<{value}, {w}>>" for w in widths)
-                yield f"{kernel}<ChannelsLastWalk, {op}<{value}, {across}>>"
+        for tiling, of_tiling in (("ChannelsFirstTiling", widths), ("ChannelsLastTiling", [across])):
+            for w in of_tiling:
+                yield f"fold_and_transform<Normalize<{value}, {w}>, {fold}, {tiling}>"
+                for kernel, ops in (("transform", TRANSFORMS), ("resident", PASSES),
+                                    ("cooperative", PASSES)):
+                    yield from (f"{kernel}<{op}<{value}, {w}>, {tiling}>" for op in ops)
     for compute in ("float", "double"):
         yield from (f"{name}<{compute}>" for name in ("finish_moments", "finish_gradients",
                                                       "fold_running_statistics"))
@@ -85,10 +83,10 @@ def test_a_listing_is_read():
 
 def test_names_lose_what_says_nothing():
     assert kernel_names.brief(
-        "void torchbn::cuda::transform<torchbn::cuda::ChannelsLastWalk, torchbn::cuda::Normalize<"
-        "torchbn::BFloat16, 8>, torchbn::cuda::ChannelsLastTiling>(torchbn::cuda::Normalize<"
-        "torchbn::BFloat16, 8>, torchbn::cuda::ChannelsLastTiling, long*)") == (
-        "transform<ChannelsLastWalk, Normalize<BFloat16, 8>>")
+        "void torchbn::cuda::transform<torchbn::cuda::Normalize<torchbn::BFloat16, 8>, "
+        "torchbn::cuda::ChannelsLastTiling>(torchbn::cuda::Normalize<torchbn::BFloat16, 8>, "
+        "torchbn::cuda::ChannelsLastTiling, long*)") == (
+        "transform<Normalize<BFloat16, 8>, ChannelsLastTiling>")
     assert kernel_names.brief(
         "void torchbn::cuda::(anonymous namespace)::finish_moments<float>(torchbn::TrainProblem, "
         "long, void (*)(int))") == "finish_moments<float>"
