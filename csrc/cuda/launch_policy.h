@@ -77,17 +77,6 @@ struct LaunchPolicy {
   FinishLaunch finish;  // of the split kernels
 };
 
-// Lays out a workspace for partial sums and for coefficients.
-void lay_out_workspace(LaunchPolicy& policy, int64_t channels, int64_t parts);
-
-// Of the split kernels. `address_bits` is the bitwise or of the addresses of all tensors of the
-// extent's size.
-LaunchPolicy split_policy(const Extent& extent, DType dtype, uintptr_t address_bits, bool reduces,
-                          const DeviceLimits& device);
-
-// Whether vectors of `width` values lie on their own alignment.
-bool is_aligned(uintptr_t address_bits, int width, DType dtype);
-
 LaunchPolicy choose_policy(const TrainProblem& problem, const DeviceLimits& device,
                            KernelChoice choice = kDefaultKernel);
 LaunchPolicy choose_policy(const InferenceProblem& problem, const DeviceLimits& device,

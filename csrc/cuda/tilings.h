@@ -13,7 +13,19 @@ namespace torchbn::cuda {
 
 // How a tensor is divided among blocks and threads, as data. It follows from the extent, the dtype
 // and the device, so that a result is the same bits on every run; where pointers are misaligned
-// only the instructions differ.
+// only the instructions differ. The words for it:
+//
+//   vector   neighbouring values that a thread loads at once, of up to 16 bytes
+//   plane    the S values of one channel in one sample, in the layout (N, C, S)
+//   row      the C values of one sample in (N, C); some of them make a virtual row
+//   group    channels whose sums are complete together
+//   split    one of the parts that a group's values are cut into
+//   unit     a split of a group: what a block takes at once
+//   tile     a unit's vectors in channels-last: columns side by side in some virtual rows
+//   part     one of the partial sums of a channel, one from each split and folded row
+//   cluster  blocks that see each other's shared memory and hold a group between them
+//   team     the same by way of global memory; all teams run at once
+//   round    what all teams hold at once, where there are more groups than teams
 
 // The widest load of a thread.
 inline constexpr int kVectorBytes = 16;
@@ -139,6 +151,10 @@ ChannelsLastTiling tile_channels_last(const Extent& extent, DType dtype, int col
 // Channels-first divided as channels-last is, in tiles of about `columns` vectors. Without tiles
 // where planes are vectors anyway, samples are not, or planes are too long for a block.
 ChannelsLastTiling tile_planes(const Extent& extent, DType dtype, int columns);
+
+// Whether vectors of `width` values lie on their own alignment, in all the tensors whose addresses
+// `address_bits` is the bitwise or of.
+bool is_aligned(uintptr_t address_bits, int width, DType dtype);
 
 // Makes splits of one size, `parts` of them or less, the last one shorter and none of them empty.
 void divide(ChannelsFirstTiling& tiling, int64_t parts);

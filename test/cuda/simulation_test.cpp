@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/simulated_call.h"
+#include "cuda/split_policy.h"
 
 namespace torchbn::test {
 namespace {

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "cuda/launch_policy.h"
+#include "cuda/split_policy.h"
 #include "support/extents.h"
 
 namespace torchbn::cuda {

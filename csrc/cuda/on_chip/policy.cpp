@@ -6,6 +6,8 @@
 #include <iterator>
 #include <limits>
 
+#include "cuda/split_policy.h"
+
 namespace torchbn::cuda {
 
 namespace {

@@ -1,5 +1,5 @@
 // Which kernels the shapes of well-known nets get, and why. Run with
-// --gtest_filter='ResidentPolicy*' to see the tables.
+// --gtest_filter='*PrintsWhatNetsGet' to see the tables.
 
 #include <algorithm>
 #include <cstdint>
@@ -95,7 +95,7 @@ void for_every_shape(const F& f) {
         }
 }
 
-TEST(ResidentPolicy, PrintsWhatNetsGet) {
+TEST(OnChipPolicy, PrintsWhatNetsGet) {
   const Net* last = nullptr;
   for_every_shape([&](const Case& c) {
     if (c.batch != c.net.shown) return;
@@ -151,7 +151,7 @@ void expect_consistent(const LaunchPolicy& policy, const Tiling& tiling, DType d
   EXPECT_EQ(channels, tiling.channels);
 }
 
-TEST(ResidentPolicy, NumbersFitTheDevice) {
+TEST(OnChipPolicy, NumbersFitTheDevice) {
   for (const Device& device : kDevices)
     for (const KernelChoice choice :
          {KernelChoice::kAuto, KernelChoice::kResident, KernelChoice::kCooperative})
@@ -174,7 +174,7 @@ int cluster(const Extent& e, DType dtype, bool forward = true,
 }
 
 // All planes of ResNet-50 but the first ones of large batches stay on chip.
-TEST(ResidentPolicy, HoldsChannelsFirstNets) {
+TEST(OnChipPolicy, HoldsChannelsFirstNets) {
   for (const Net& net : nets()) {
     if (std::string(net.name) != "ResNet-50") continue;
     for (const int64_t batch : net.batches)
@@ -191,7 +191,7 @@ TEST(ResidentPolicy, HoldsChannelsFirstNets) {
   }
 }
 
-TEST(ResidentPolicy, TakesTheSmallestClusterThatFillsTheDeviceInPairs) {
+TEST(OnChipPolicy, TakesTheSmallestClusterThatFillsTheDeviceInPairs) {
   const auto first = [](int64_t batch, int64_t channels, int64_t side) {
     return Extent{batch, channels, square(side)};
   };
@@ -208,7 +208,7 @@ TEST(ResidentPolicy, TakesTheSmallestClusterThatFillsTheDeviceInPairs) {
 }
 
 // What no cluster holds, and few channels that no cluster spreads over the device.
-TEST(ResidentPolicy, HoldsInTeams) {
+TEST(OnChipPolicy, HoldsInTeams) {
   const auto rounds = [](const Extent& e, DType dtype, bool forward,
                          KernelChoice choice = KernelChoice::kCooperative) {
     return test::rounds_of(choose(e, dtype, forward, kH100, choice));
@@ -232,7 +232,7 @@ TEST(ResidentPolicy, HoldsInTeams) {
   EXPECT_EQ(rounds({32, 256, square(56)}, DType::kFloat32, true, KernelChoice::kAuto), 0);
 }
 
-TEST(ResidentPolicy, SaysWhy) {
+TEST(OnChipPolicy, SaysWhy) {
   const auto reason = [](const Extent& e, bool forward = true,
                          KernelChoice choice = KernelChoice::kAuto) {
     return std::string(choose(e, DType::kFloat32, forward, kH100, choice).reason);
@@ -247,7 +247,7 @@ TEST(ResidentPolicy, SaysWhy) {
 }
 
 // Where a tensor lies changes how values are copied, and nothing about who adds them.
-TEST(ResidentPolicy, AddressesDecideAlignmentAlone) {
+TEST(OnChipPolicy, AddressesDecideAlignmentAlone) {
   for (const Layout layout : kLayouts)
     for (const int64_t spatial : {49, 196}) {
       TrainProblem problem;
@@ -267,7 +267,7 @@ TEST(ResidentPolicy, AddressesDecideAlignmentAlone) {
 }
 
 // Before compute capability 9.0 a block is alone.
-TEST(ResidentPolicy, DoesWithoutClusters) {
+TEST(OnChipPolicy, DoesWithoutClusters) {
   for_every_shape([](const Case& c) {
     EXPECT_LE(choose(c, kDevices[0].limits, KernelChoice::kResident).on_chip.cluster, 1);
   });
@@ -275,7 +275,7 @@ TEST(ResidentPolicy, DoesWithoutClusters) {
             1);
 }
 
-TEST(ResidentPolicy, IsTheDefault) {
+TEST(OnChipPolicy, IsTheDefault) {
   TrainProblem problem;
   problem.extent = {32, 256, 196};
   EXPECT_GT(choose_policy(problem, kH100).on_chip.cluster, 0);
@@ -283,7 +283,7 @@ TEST(ResidentPolicy, IsTheDefault) {
 }
 
 // One pass over what is read is all that evaluation, and parameters' gradients alone, need.
-TEST(ResidentPolicy, IsForWhatWouldBeReadTwice) {
+TEST(OnChipPolicy, IsForWhatWouldBeReadTwice) {
   for (const KernelChoice choice : {KernelChoice::kResident, KernelChoice::kCooperative}) {
     InferenceProblem inference;
     inference.extent = {32, 256, 196};
@@ -301,7 +301,7 @@ TEST(ResidentPolicy, IsForWhatWouldBeReadTwice) {
   }
 }
 
-TEST(ResidentPolicy, ChoicesHaveNames) {
+TEST(OnChipPolicy, ChoicesHaveNames) {
   EXPECT_EQ(kernel_choice("split"), KernelChoice::kSplit);
   EXPECT_EQ(kernel_choice("resident"), KernelChoice::kResident);
   EXPECT_EQ(kernel_choice("cooperative"), KernelChoice::kCooperative);

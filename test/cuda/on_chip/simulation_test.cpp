@@ -283,7 +283,7 @@ void expect_needed(SimulatedCall call, bool forward, Wait wait, const std::vecto
   }
 }
 
-TEST(ResidentWaits, AreAllNeeded) {
+TEST(OnChipWaits, AreAllNeeded) {
   for (const bool forward : {true, false}) {
     // A block alone: before the warps' sums are merged, and before values are transformed. What
     // lies between them keeps apart what only the first thread does here.
