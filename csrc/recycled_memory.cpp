@@ -71,6 +71,10 @@ size_t limit_from_environment() {
 // without, and so does, for ever, a process forked at such a moment.
 class Kept {
  public:
+  explicit Kept(size_t limit) : limit_(limit) {}
+
+  size_t limit() const { return limit_; }
+
   // One of at least `bytes`, and at most an eighth and a huge page more, the latest: it may still
   // be in the caches. (The last huge page of a block may be there only for its alignment.)
   void* take(size_t bytes) {
@@ -86,25 +90,25 @@ class Kept {
   }
 
   // Frees the block where there is no room. What was kept longest is given up, or makes room.
-  void put(void* begin, size_t limit) {
+  void put(void* begin) {
     Block block{begin, size_of_block(begin)};
     const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock || block.bytes > limit) return std::free(begin);
+    if (!lock || block.bytes > limit_) return std::free(begin);
     blocks_.push_back(block);
     size_t later = 0;
     for (auto it = blocks_.rbegin(); it != blocks_.rend(); ++it) {
       later += it->bytes;
-      if (later > limit)
+      if (later > limit_)
         it->free();
-      else if (later > limit / kUntouched)
+      else if (later > limit_ / kUntouched)
         it->give_up();
     }
     std::erase_if(blocks_, [](const Block& each) { return each.begin == nullptr; });
   }
 
-  RecycledMemory state(size_t limit) {
+  RecycledMemory state() {
     const std::lock_guard lock(mutex_);
-    RecycledMemory result{blocks_.size(), 0, limit};
+    RecycledMemory result{blocks_.size(), 0, limit_};
     for (const Block& block : blocks_) result.bytes += block.bytes;
     return result;
   }
@@ -129,24 +133,20 @@ class Kept {
     }
   };
 
+  const size_t limit_;
   std::mutex mutex_;
   std::vector<Block> blocks_;  // the latest at the end
 };
 
 // Never destroyed: tensors may outlive everything else in a process.
 Kept& kept() {
-  static Kept* const all = new Kept;
+  static Kept* const all = new Kept(limit_from_environment());
   return *all;
-}
-
-size_t limit() {
-  static const size_t bytes = limit_from_environment();
-  return bytes;
 }
 
 void recycle(void* block) {
   c10::profiledCPUMemoryReporter().Delete(block);
-  kept().put(block, limit());
+  kept().put(block);
 }
 
 class Recycling final : public c10::Allocator {
@@ -154,7 +154,7 @@ class Recycling final : public c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     c10::Allocator* const usual = c10::GetCPUAllocator();
     const bool replaced = usual != c10::GetDefaultCPUAllocator();  // by one of the user's
-    if (bytes < kLeastRecycled || limit() == 0 || replaced) return usual->allocate(bytes);
+    if (bytes < kLeastRecycled || kept().limit() == 0 || replaced) return usual->allocate(bytes);
     void* block = kept().take(bytes);
     if (block == nullptr) block = fresh_block(bytes);
     if (block == nullptr) return usual->allocate(bytes);
@@ -175,7 +175,7 @@ c10::Allocator& recycling_allocator() {
 }
 
 RecycledMemory recycled_memory() {
-  return kept().state(limit());
+  return kept().state();
 }
 
 }  // namespace torchbn
