@@ -74,6 +74,14 @@ struct Needs {
   bool bias;
 };
 
+// The operator returns both parameter gradients in weight's dtype. Where bias is the wider of the
+// two, a widened weight keeps the gradient of bias whole; autograd rounds that of weight.
+at::Tensor as_wide_as(const at::Tensor& weight, int64_t bias_dtype) {
+  const auto dtype = static_cast<at::ScalarType>(bias_dtype);
+  const bool wider = weight.defined() && dtype == at::toOpMathType(weight.scalar_type());
+  return wider ? weight.to(dtype) : weight;
+}
+
 template <typename Mode>
 class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mode>> {
  public:
@@ -121,25 +129,19 @@ class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mod
                                        : grad_outputs[0].contiguous(static_cast<at::MemoryFormat>(
                                              ctx->saved_data.at("memory_format").toInt()));
     const auto gradients = [&]() -> ThreeTensors {
+      if (differentiated && Mode::kTraining) {
+        // The statistics are functions of the input here; the saved ones are constants.
+        return composite::train_backward(grad_output, input, weight,
+                                         ctx->saved_data.at("eps").toDouble(), needs.input,
+                                         needs.weight, needs.bias);
+      }
       if (differentiated) {
-        if constexpr (Mode::kTraining) {
-          // The statistics are functions of the input here; the saved ones are constants.
-          return composite::train_backward(grad_output, input, weight,
-                                           ctx->saved_data.at("eps").toDouble(), needs.input,
-                                           needs.weight, needs.bias);
-        } else {
-          return composite::inference_backward(grad_output, input, weight, mean, invstd,
-                                               needs.input, needs.weight, needs.bias);
-        }
+        return composite::inference_backward(grad_output, input, weight, mean, invstd, needs.input,
+                                             needs.weight, needs.bias);
       }
       at::AutoDispatchBelowAutograd guard;
-      // The operator returns both parameter gradients in weight's dtype. Where bias is the wider of
-      // the two, a widened weight keeps the gradient of bias whole; autograd rounds that of weight.
-      at::Tensor wide_weight = weight;
-      if (weight.defined() && has_bias) {
-        const auto dtype = static_cast<at::ScalarType>(bias_dtype->second.toInt());
-        if (dtype == at::toOpMathType(weight.scalar_type())) wide_weight = weight.to(dtype);
-      }
+      const at::Tensor wide_weight =
+          has_bias ? as_wide_as(weight, bias_dtype->second.toInt()) : weight;
       return ops::batch_norm_backward(grad_output, or_absent(input), or_absent(wide_weight), mean,
                                       invstd, Mode::kTraining, needs.input, needs.weight,
                                       needs.bias);
