@@ -89,9 +89,9 @@ TEST_P(SimulatedKernels, EverySubsetOfGradients) {
 // of its own makes.
 TEST_P(SimulatedKernels, EvaluationMapsWhatItSums) {
   simulated::set_order(Order::kShuffled);
-  std::vector<std::array<int64_t, 3>> shapes = {{2, 3, 1},    {1, 5, 3},  {3, 2, 4},
-                                                {2, 9, 8},    {3, 3, 49}, {1, 1, 1025},
-                                                {2, 2, 4099}, {2, 300, 4}};
+  std::vector<std::array<int64_t, 3>> shapes = {{1, 1, 1},    {2, 3, 1},    {1, 5, 3},
+                                                {3, 2, 4},    {2, 9, 8},    {3, 3, 49},
+                                                {1, 1, 1025}, {2, 2, 4099}, {2, 300, 4}};
   if (layout() == Layout::kChannelsLast) shapes.push_back({900, 129, 1});
   for (size_t i = 0; i < shapes.size(); ++i) {
     const auto& [batch, channels, spatial] = shapes[i];
