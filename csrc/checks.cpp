@@ -18,7 +18,7 @@ namespace {
 
 // As Python has it: "float32".
 std::string name_of(at::ScalarType dtype) {
-  return c10::getDtypeNames(dtype).first;
+  return std::string(c10::getDtypeNames(dtype).first);
 }
 
 // A tensor, as the messages name it. Those of the forward operators are batch_norm's.
