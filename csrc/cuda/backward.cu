@@ -41,7 +41,7 @@ cudaError_t launch_reduce(const BackwardProblem& problem, const Launch& launch) 
     // Without an input the gradient is read in its place: from the cache, the line being there.
     const GradientReduction<T, kWidth> reduction{
         grad_output, problem.reads_input() ? static_cast<const T*>(problem.input) : grad_output,
-        problem.mean, launch.policy.aligned};
+        problem.mean};
     const auto reduce = [&](const auto& kind) {
       return launch_reduction(kind, tiling, partial_sums<GradientSums>(launch), launch.stream);
     };
@@ -69,7 +69,7 @@ cudaError_t launch_input_gradient(const BackwardProblem& problem, const Launch& 
     using Op = InputGradient<T, kWidth>;
     const Op op{static_cast<const T*>(problem.grad_output), static_cast<const T*>(problem.input),
                 static_cast<T*>(problem.grad_input),
-                coefficients<typename Op::Coefficients>(launch), launch.policy.aligned};
+                coefficients<typename Op::Coefficients>(launch)};
     return launch_transform(op, tiling, nullptr, launch.stream);
   });
 }

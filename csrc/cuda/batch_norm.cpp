@@ -74,6 +74,16 @@ ThreeTensors run(Call& call, const at::Device& device,
   return call.results();
 }
 
+// Kernels load vectors. What does not begin on their boundary, as a slice of a buffer may, is
+// copied.
+at::Tensor on_boundary(const at::Tensor& tensor) {
+  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  return address % cuda::kVectorBytes == 0 ? tensor : tensor.clone();
+}
+std::optional<at::Tensor> on_boundary(const std::optional<at::Tensor>& tensor) {
+  return tensor.has_value() ? std::optional(on_boundary(*tensor)) : std::nullopt;
+}
+
 ThreeTensors batch_norm_train_cuda(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                                    const std::optional<at::Tensor>& bias,
                                    const std::optional<at::Tensor>& running_mean,
@@ -82,8 +92,8 @@ ThreeTensors batch_norm_train_cuda(const at::Tensor& input, const std::optional<
                                    std::optional<double> momentum, double eps) {
   check_train(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps);
   const c10::cuda::CUDAGuard guard(input.device());
-  TrainCall call(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum,
-                 eps);
+  TrainCall call(on_boundary(input), weight, bias, running_mean, running_var, num_batches_tracked,
+                 momentum, eps);
   return run(call, input.device(), cuda::train);
 }
 
@@ -94,7 +104,7 @@ ThreeTensors batch_norm_inference_cuda(const at::Tensor& input,
                                        const at::Tensor& running_var, double eps) {
   check_inference(input, weight, bias, running_mean, running_var, eps);
   const c10::cuda::CUDAGuard guard(input.device());
-  InferenceCall call(input, weight, bias, running_mean, running_var, eps);
+  InferenceCall call(on_boundary(input), weight, bias, running_mean, running_var, eps);
   return run(call, input.device(), cuda::inference);
 }
 
@@ -106,8 +116,8 @@ ThreeTensors batch_norm_backward_cuda(const at::Tensor& grad_output,
                                       bool need_bias) {
   check_backward(grad_output, input, weight, mean, invstd, training, need_input, need_weight);
   const c10::cuda::CUDAGuard guard(grad_output.device());
-  BackwardCall call(grad_output, input, weight, mean, invstd, training, need_input, need_weight,
-                    need_bias);
+  BackwardCall call(on_boundary(grad_output), on_boundary(input), weight, mean, invstd, training,
+                    need_input, need_weight, need_bias);
   return run(call, grad_output.device(), cuda::backward);
 }
 

@@ -40,6 +40,7 @@ __device__ inline void ask_for([[maybe_unused]] const ChannelVector& vector,
 }
 
 __device__ inline void ask_for(const TrainProblem& problem, int64_t channel) {
+  ask_for(ChannelVector{problem.input, 1, problem.dtype}, problem.extent.first_value(channel));
   ask_for(problem.weight, channel);
   ask_for(problem.bias, channel);
   if (!problem.running.present()) return;

@@ -27,9 +27,9 @@ inline constexpr int64_t kSumsBytes = 16;
 inline constexpr int64_t kCoefficientBytes = 32;
 
 // Which kernels run. Split ones read a tensor once for its sums and once more to transform it.
-// Resident and cooperative ones hold it in shared memory in between: one launch, one read. In
-// evaluation, where the input's gradient needs no sums, all choices but the split one make it while
-// they sum.
+// Resident and cooperative ones do both in one launch. Resident ones hold the tensor in shared
+// memory in between, cooperative ones as much of it as fits. In evaluation, where the input's
+// gradient needs no sums, all choices but the split one make it while they sum.
 enum class KernelChoice : uint8_t { kSplit, kResident, kCooperative, kAuto };
 
 inline constexpr KernelChoice kDefaultKernel = KernelChoice::kAuto;
@@ -49,8 +49,9 @@ struct OnChipLaunch {
   int cluster = 0;    // blocks; 0 where other kernels run
   int team = 0;       // likewise
   int64_t teams = 0;  // that hold a group each, and then the next ones
-  // In a block's dynamic shared memory: the vectors of each tensor, sums, then a cluster's
-  // coefficients.
+  // In a block's dynamic shared memory: `slots` vectors of each thread for each tensor, sums, then
+  // a cluster's coefficients.
+  int slots = 0;
   int64_t tensor_bytes = 0;
   int64_t sums_offset = 0;
   int64_t coefficients_offset = 0;
@@ -62,7 +63,6 @@ struct OnChipLaunch {
 
 struct LaunchPolicy {
   Layout layout = Layout::kChannelsFirst;  // that of the tiling in use
-  bool aligned = false;  // whether all vectors lie on their own alignment in every tensor
   ChannelsFirstTiling channels_first;
   ChannelsLastTiling channels_last;
   OnChipLaunch on_chip;

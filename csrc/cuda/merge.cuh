@@ -56,7 +56,7 @@ __device__ void merge_stack(Sums* stack, int height, int width) {
     const int half = (height + 1) / 2;
     for (int i = static_cast<int>(threadIdx.x); i < (height - half) * width;
          i += static_cast<int>(blockDim.x))
-      stack[i].merge(stack[i + half * width]);
+      stack[in_stack(i)].merge(stack[in_stack(i + half * width)]);
     __syncthreads();
     height = half;
   }
@@ -74,12 +74,12 @@ __device__ void merge_columns(LaneSums<Reduction> sums, const ChannelsLastTiling
   const int half = tiling.stack_room();
   const int own = static_cast<int>(threadIdx.x) * kWidth;
   for (int w = 0; w < kWidth; ++w)
-    if (own + w >= half && own + w < held) stack[own + w - half] = sums.lane[w];
+    if (own + w >= half && own + w < held) stack[in_stack(own + w - half)] = sums.lane[w];
   __syncthreads();
   for (int w = 0; w < kWidth; ++w) {
     if (own + w >= half) continue;
-    if (own + w + half < held) sums.lane[w].merge(stack[own + w]);
-    stack[own + w] = sums.lane[w];
+    if (own + w + half < held) sums.lane[w].merge(stack[in_stack(own + w)]);
+    stack[in_stack(own + w)] = sums.lane[w];
   }
   __syncthreads();
   const int width = static_cast<int>(tiling.merged_width);
@@ -93,7 +93,7 @@ __device__ Sums merge_parts(const Sums* partials, int64_t parts, int64_t channel
                             int lanes) {
   Sums sums;
   if (channel < channels) {
-#pragma unroll 4
+#pragma unroll 8
     for (int64_t part = threadIdx.x % lanes; part < parts; part += lanes)
       sums.merge(partials[part * channels + channel]);
   }

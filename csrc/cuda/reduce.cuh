@@ -26,8 +26,8 @@ __global__ void __launch_bounds__(kBlock, kReducingBlocks)
   alignas(Sums) __shared__ unsigned char storage[kBlock / 32 * sizeof(Sums)];
   for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x) {
     const ChannelsFirstWalk walk(tiling, unit_at(tiling, unit), static_cast<int>(threadIdx.x));
-    const Sums sums =
-        merge_block(accumulate(reduction, tiling, walk), reinterpret_cast<Sums*>(storage));
+    const Sums sums = merge_block(accumulate(reduction, InPlace{}, tiling, walk),
+                                  reinterpret_cast<Sums*>(storage));
     if (threadIdx.x == 0) partials[unit] = sums;
   }
 }
@@ -41,17 +41,17 @@ __global__ void __launch_bounds__(kBlock, blocks_reducing_across(sizeof(typename
   using Sums = typename Reduction::Sums;
   // Half of a block's sums, and half a row more where the stack's height is odd.
   constexpr int kRoom = (kBlock + kLongestRow) / 2 * Reduction::kVectorWidth;
-  alignas(Sums) __shared__ unsigned char storage[kRoom * sizeof(Sums)];
+  alignas(Sums) __shared__ unsigned char storage[in_stack(kRoom) * sizeof(Sums)];
   Sums* const stack = reinterpret_cast<Sums*>(storage);
   const int width = static_cast<int>(tiling.merged_width);
   const int thread = static_cast<int>(threadIdx.x);
   for (int64_t unit = blockIdx.x; unit < tiling.units(); unit += gridDim.x) {
     const Unit at = unit_at(tiling, unit);
-    merge_columns(accumulate(reduction, tiling, ChannelsLastWalk(tiling, at, thread)), tiling,
-                  stack);
+    merge_columns(accumulate(reduction, InPlace{}, tiling, ChannelsLastWalk(tiling, at, thread)),
+                  tiling, stack);
     const int64_t begin = at.group * width;
     for (int i = thread; i < width && begin + i < tiling.partial_row; i += kBlock)
-      partials[at.split * tiling.partial_row + begin + i] = stack[i];
+      partials[at.split * tiling.partial_row + begin + i] = stack[in_stack(i)];
     __syncthreads();  // the next unit writes the stack
   }
 }

@@ -34,20 +34,18 @@ FinishLaunch finish_launch(int64_t channels, int64_t parts, const DeviceLimits& 
 
 }  // namespace
 
-LaunchPolicy split_policy(const Extent& extent, DType dtype, uintptr_t address_bits, bool reduces,
+LaunchPolicy split_policy(const Extent& extent, DType dtype, bool reduces,
                           const DeviceLimits& device) {
   LaunchPolicy policy;
   // Planes that are no whole vectors are summed up value by value, but mapped in vectors.
   const bool first = extent.layout() == Layout::kChannelsFirst;
   const ChannelsLastTiling planes =
       first && !reduces ? tile_planes(extent, dtype, kTileColumns) : ChannelsLastTiling{};
-  int width = 1;
   int64_t parts = 0;
   if (first && planes.tiles == 0) {
     policy.channels_first = tile_channels_first(extent, dtype);
     divide_and_launch(policy.channels_first, kUnits, device);
     parts = policy.channels_first.splits;
-    width = policy.channels_first.width;
   } else {
     policy.layout = Layout::kChannelsLast;
     policy.channels_last =
@@ -55,9 +53,7 @@ LaunchPolicy split_policy(const Extent& extent, DType dtype, uintptr_t address_b
     divide_and_launch(policy.channels_last,
                       reduces ? blocks_reducing_across(size_of(dtype)) : kUnits, device);
     parts = policy.channels_last.splits * policy.channels_last.partial_row / extent.channels;
-    width = policy.channels_last.width;
   }
-  policy.aligned = is_aligned(address_bits, width, dtype);
   lay_out_workspace(policy, extent.channels, reduces ? parts : 0);
   policy.finish = finish_launch(extent.channels, policy.parts, device);
   return policy;

@@ -4,9 +4,8 @@
 
 namespace torchbn::cuda {
 
-// The policy of the split kernels. `address_bits` is the bitwise or of the addresses of all tensors
-// of the extent's size.
-LaunchPolicy split_policy(const Extent& extent, DType dtype, uintptr_t address_bits, bool reduces,
+// The policy of the split kernels.
+LaunchPolicy split_policy(const Extent& extent, DType dtype, bool reduces,
                           const DeviceLimits& device);
 
 // Lays out a workspace for partial sums and for coefficients.

@@ -110,8 +110,4 @@ void divide(ChannelsLastTiling& tiling, int64_t parts) {
   tiling.splits = ceil_div(tiling.virtual_rows, tiling.rows_per_split);
 }
 
-bool is_aligned(uintptr_t address_bits, int width, DType dtype) {
-  return address_bits % (static_cast<uintptr_t>(width) * size_of(dtype)) == 0;
-}
-
 }  // namespace torchbn::cuda

@@ -11,9 +11,9 @@
 
 namespace torchbn::cuda {
 
-// How a tensor is divided among blocks and threads, as data. It follows from the extent, the dtype
-// and the device, so that a result is the same bits on every run; where pointers are misaligned
-// only the instructions differ. The words for it:
+// How a tensor, which begins on a vector's boundary, is divided among blocks and threads, as data.
+// It follows from the extent, the dtype and the device, so that a result is the same bits on every
+// run. The words for it:
 //
 //   vector   neighbouring values that a thread loads at once, of up to 16 bytes
 //   plane    the S values of one channel in one sample, in the layout (N, C, S)
@@ -48,6 +48,12 @@ inline constexpr int kLongestRow = 64;
 // Unit = split * groups + group: neighbouring units are neighbouring channels of the same samples.
 // One block reduces or transforms a unit, and its threads take `pitch` vectors at once.
 
+// Where the sum `i` of a stack lies. Neighbouring threads have some neighbouring sums each: gaps
+// keep more of them in different banks.
+TORCHBN_HOST_DEVICE constexpr int in_stack(int i) {
+  return i + i / 16;
+}
+
 // Channels-first, (N, C, S): a work unit is a part of one channel, taken as the sequence of its
 // N * S values. Small planes fill a block together that way.
 struct ChannelsFirstTiling {
@@ -68,10 +74,11 @@ struct ChannelsFirstTiling {
 
   TORCHBN_HOST_DEVICE int64_t units() const { return channels * splits; }
   TORCHBN_HOST_DEVICE int pitch() const { return block; }
-  TORCHBN_HOST_DEVICE int64_t unit_vectors() const { return vectors_per_split; }
+  // Of a thread, in a unit.
+  TORCHBN_HOST_DEVICE int64_t thread_vectors() const { return vectors_per_split / block; }
 
   // A group is a channel, whose sums are one value.
-  TORCHBN_HOST_DEVICE int64_t sums_apart() const { return 1; }
+  TORCHBN_HOST_DEVICE int place_of_sums(int) const { return 0; }
   TORCHBN_HOST_DEVICE bool tiles_are_groups() const { return true; }
   TORCHBN_HOST_DEVICE int64_t groups() const { return channels; }
   TORCHBN_HOST_DEVICE int64_t first_channel(int64_t group) const { return group; }
@@ -105,7 +112,7 @@ struct ChannelsLastTiling {
 
   TORCHBN_HOST_DEVICE int64_t units() const { return tiles * splits; }
   TORCHBN_HOST_DEVICE int pitch() const { return rows * columns; }
-  TORCHBN_HOST_DEVICE int64_t unit_vectors() const { return rows_per_split * columns; }
+  TORCHBN_HOST_DEVICE int64_t thread_vectors() const { return rows_per_split / rows; }
 
   // A group is a tile, unless channels lie in several of them. Its sums have a row of the stack,
   // those of a channel a plane of it.
@@ -113,7 +120,9 @@ struct ChannelsLastTiling {
     return tiles == 1 || (tiles > 1 && fold == 1);
   }
   TORCHBN_HOST_DEVICE int64_t groups() const { return tiles; }
-  TORCHBN_HOST_DEVICE int64_t sums_apart() const { return plane; }
+  TORCHBN_HOST_DEVICE int place_of_sums(int channel_of_group) const {
+    return in_stack(channel_of_group * static_cast<int>(plane));
+  }
   TORCHBN_HOST_DEVICE int64_t first_channel(int64_t group) const {
     return group * (merged_width / plane);
   }
@@ -151,10 +160,6 @@ ChannelsLastTiling tile_channels_last(const Extent& extent, DType dtype, int col
 // Channels-first divided as channels-last is, in tiles of about `columns` vectors. Without tiles
 // where planes are vectors anyway, samples are not, or planes are too long for a block.
 ChannelsLastTiling tile_planes(const Extent& extent, DType dtype, int columns);
-
-// Whether vectors of `width` values lie on their own alignment, in all the tensors whose addresses
-// `address_bits` is the bitwise or of.
-bool is_aligned(uintptr_t address_bits, int width, DType dtype);
 
 // Makes splits of one size, `parts` of them or less, the last one shorter and none of them empty.
 void divide(ChannelsFirstTiling& tiling, int64_t parts);

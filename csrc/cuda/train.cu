@@ -27,8 +27,7 @@ __global__ void __launch_bounds__(kBlock)
 
 cudaError_t launch_reduce(const TrainProblem& problem, const Launch& launch) {
   return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-    const T* const input = static_cast<const T*>(problem.input);
-    const MomentReduction<T, kWidth> reduction{input, input, launch.policy.aligned};
+    const MomentReduction<T, kWidth> reduction{static_cast<const T*>(problem.input)};
     return launch_reduction(reduction, tiling, partial_sums<ShiftedSums>(launch), launch.stream);
   });
 }

@@ -2,7 +2,8 @@
 
 The model has two numbers per call, in tensors of the input's size: those that the kernels which ran
 touch as they are written, each reading all of its inputs, and those that have to move at least. What
-memory has moved lies between them where a later kernel still finds something in the cache.
+memory has moved lies between them where a later kernel still finds something in the cache, and where a
+cooperative kernel has kept something on chip.
 
 traffic_case.py makes the calls; between two of them it starts a kernel of torch's whose name tells
 it from all others, so that the kernels between two such marks are those of one call.
@@ -34,8 +35,10 @@ def least(operation, tensor_bytes):
 
 
 def passes(names, tensor_bytes):
-    """Bytes (read, written) by the kernels of these names; None where none is one of ours."""
-    ours = [tensors for name in names for kind, tensors in KERNELS.items() if f"{kind}<" in name]
+    """Bytes (read, written) by the kernels of these names, where what does not fit on the device is
+    all; None where none is one of ours."""
+    ours = [(read * (2 if "cooperative<" in name else 1), written)
+            for name in names for kind, (read, written) in KERNELS.items() if f"{kind}<" in name]
     return [sum(column) * tensor_bytes for column in zip(*ours, strict=True)] or None
 
 

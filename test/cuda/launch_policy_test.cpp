@@ -18,9 +18,8 @@ constexpr Layout kLast = Layout::kChannelsLast;
 constexpr DeviceLimits kH200{132};
 
 LaunchPolicy choose(int64_t batch, int64_t channels, int64_t spatial, Layout layout,
-                    DType dtype = DType::kFloat32, uintptr_t address = 0, bool reduces = true) {
-  return split_policy(test::extent_of(batch, channels, spatial, layout), dtype, address, reduces,
-                      kH200);
+                    DType dtype = DType::kFloat32, bool reduces = true) {
+  return split_policy(test::extent_of(batch, channels, spatial, layout), dtype, reduces, kH200);
 }
 
 int64_t grid(const LaunchPolicy& policy) {
@@ -99,7 +98,7 @@ TEST(LaunchPolicy, PartialSumsStayFew) {
 TEST(LaunchPolicy, FinishTakesAWarpAtMost) {
   EXPECT_EQ(choose(32, 2048, 49, kFirst).finish.lanes, 1);
   EXPECT_EQ(choose(64, 1, 224 * 224, kFirst).finish.lanes, 32);
-  EXPECT_EQ(choose(64, 1, 224 * 224, kFirst, DType::kFloat32, 0, false).finish.lanes, 1);
+  EXPECT_EQ(choose(64, 1, 224 * 224, kFirst, DType::kFloat32, false).finish.lanes, 1);
 }
 
 TEST(LaunchPolicy, WorkspaceHoldsPartialSumsThenCoefficients) {
@@ -107,26 +106,9 @@ TEST(LaunchPolicy, WorkspaceHoldsPartialSumsThenCoefficients) {
   EXPECT_GE(policy.workspace_coefficients, static_cast<size_t>(policy.parts * 6 * 16));
   EXPECT_EQ(policy.workspace_coefficients % 256, 0u);
   EXPECT_GE(policy.workspace_bytes, policy.workspace_coefficients + 6 * 32);
-  const LaunchPolicy plain = choose(20, 6, 65536, kFirst, DType::kFloat32, 0, false);
+  const LaunchPolicy plain = choose(20, 6, 65536, kFirst, DType::kFloat32, false);
   EXPECT_EQ(plain.parts, 0);
   EXPECT_EQ(plain.workspace_coefficients, 0u);
-}
-
-// Where a tensor lies changes how values are loaded, and nothing about who adds them.
-TEST(LaunchPolicy, AddressesDecideAlignmentAlone) {
-  for (const Layout layout : {kFirst, kLast}) {
-    LaunchPolicy aligned = choose(8, 24, 3136, layout, DType::kBFloat16, 0x1000);
-    const LaunchPolicy shifted = choose(8, 24, 3136, layout, DType::kBFloat16, 0x1002);
-    EXPECT_TRUE(aligned.aligned);
-    EXPECT_FALSE(shifted.aligned);
-    EXPECT_EQ(grid(aligned), grid(shifted));
-    EXPECT_EQ(aligned.parts, shifted.parts);
-    EXPECT_EQ(aligned.channels_first.vectors_per_split, shifted.channels_first.vectors_per_split);
-    EXPECT_EQ(aligned.channels_last.rows_per_split, shifted.channels_last.rows_per_split);
-    EXPECT_EQ(aligned.channels_first.width, shifted.channels_first.width);
-  }
-  // Single values are always aligned.
-  EXPECT_TRUE(choose(8, 24, 49, kFirst, DType::kBFloat16, 0x1002).aligned);
 }
 
 TEST(LaunchPolicy, EvaluationNeedsSumsForParametersOnly) {

@@ -63,12 +63,12 @@ struct Outcome {
 };
 
 // Everything against formulas in double, and for the same bits whoever is first.
-inline void check_simulated(SimulatedCall fresh, int64_t offset) {
+inline void check_simulated(SimulatedCall fresh) {
   const Extent& e = fresh.extent;
   const DType dtype = fresh.dtype;
   const cuda::DeviceLimits& device = fresh.device;
-  SCOPED_TRACE(testing::Message() << describe(e, dtype) << " misaligned by " << offset << ", grid "
-                                  << device.max_grid << ", cluster " << device.max_cluster);
+  SCOPED_TRACE(testing::Message() << describe(e, dtype) << ", grid " << device.max_grid
+                                  << ", cluster " << device.max_cluster);
   // The smallest of training: two values per channel, one being an error.
   ASSERT_GT(e.count(), 1);
   Outcome outcome(fresh, Order::kForward);
@@ -117,13 +117,12 @@ inline void check_simulated(SimulatedCall fresh, int64_t offset) {
   }
 }
 
-inline void check_simulated(const Extent& e, DType dtype, int64_t offset,
-                            const cuda::DeviceLimits& device,
+inline void check_simulated(const Extent& e, DType dtype, const cuda::DeviceLimits& device,
                             cuda::KernelChoice choice = cuda::KernelChoice::kSplit) {
-  SimulatedCall fresh(e, dtype, normal(e.numel(), 3, 2, 1), offset);
+  SimulatedCall fresh(e, dtype, normal(e.numel(), 3, 2, 1));
   fresh.device = device;
   fresh.choice = choice;
-  check_simulated(fresh, offset);
+  check_simulated(fresh);
 }
 
 }  // namespace torchbn::test

@@ -21,14 +21,10 @@ constexpr cuda::DeviceLimits kDevices[] = {{1}, {3, 5}, {132}};
 
 class SimulatedKernels : public KernelTest {
  protected:
-  // Shapes take turns being misaligned.
   void check_all(const std::vector<std::array<int64_t, 3>>& shapes) {
-    for (size_t i = 0; i < shapes.size(); ++i) {
-      const auto& [batch, channels, spatial] = shapes[i];
+    for (const auto& [batch, channels, spatial] : shapes)
       for (const cuda::DeviceLimits& device : kDevices)
-        check_simulated(extent(batch, channels, spatial), dtype(), static_cast<int64_t>(i % 3),
-                        device);
-    }
+        check_simulated(extent(batch, channels, spatial), dtype(), device);
   }
 };
 INSTANTIATE_TEST_SUITE_P(All, SimulatedKernels, every_layout_and_dtype(), name_of_kernel_test);
@@ -57,8 +53,8 @@ TEST_P(SimulatedKernels, MorePartsThanLanes) {
   const int64_t rows = 1200001 / static_cast<int64_t>(size_of(dtype()));
   const Extent e = extent(1, 1, layout() == Layout::kChannelsFirst ? 50001 : rows);
   const cuda::DeviceLimits device{20, 40};
-  ASSERT_GT(cuda::split_policy(e, dtype(), 0, true, device).parts, 32);
-  check_simulated(e, dtype(), 0, device);
+  ASSERT_GT(cuda::split_policy(e, dtype(), true, device).parts, 32);
+  check_simulated(e, dtype(), device);
 }
 
 // Several tiles of channels, the last of them not full, and more channels than finishing threads.
@@ -97,7 +93,7 @@ TEST_P(SimulatedKernels, EvaluationMapsWhatItSums) {
     const auto& [batch, channels, spatial] = shapes[i];
     const Extent e = extent(batch, channels, spatial);
     SCOPED_TRACE(testing::Message() << describe(e, dtype()));
-    SimulatedCall before(e, dtype(), normal(e.numel(), 3, 2, 1), static_cast<int64_t>(i % 3));
+    SimulatedCall before(e, dtype(), normal(e.numel(), 3, 2, 1));
     before.device = kDevices[i % 2];
     before.inference();
     const auto launches = [](SimulatedCall& call, int subset) {

@@ -19,9 +19,9 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 template <int kCount>
 ShiftedSums thread_sums(const std::vector<float>& values, float pivot) {
   ThreadMoments<float> thread;
-  const auto first = values.begin();
-  const auto [least, greatest] = std::minmax_element(first, first + kCount);
-  thread.choose_center(std::accumulate(first, first + kCount, 0.f), kCount, *least, *greatest);
+  float sample[thread.kCenterValues] = {};
+  std::copy_n(values.begin(), std::min<size_t>(std::size(sample), values.size()), sample);
+  thread.choose_center(sample, kCount);
   for (size_t begin = 0; begin < values.size(); begin += kCount) {
     float chunk[kCount];
     for (int i = 0; i < kCount; ++i) chunk[i] = values[begin + i];
@@ -122,7 +122,7 @@ TEST(ThreadMoments, InfinityStaysInTheMeanAndSpoilsTheVariance) {
 
 TEST(ThreadMoments, DoubleStaysDouble) {
   ThreadMoments<double> thread;
-  thread.choose_center(2e9 + 3, 2, 1e9 + 1, 1e9 + 2);
+  thread.choose_center({1e9 + 1, 1e9 + 2}, 2);
   thread.add({1e9 + 1, 1e9 + 2});
   ASSERT_TRUE(thread.in_range());
   thread.end_chunk();

@@ -79,7 +79,7 @@ TEST(Walk, VisitsEveryValueOnceAsOneOfItsChannel) {
       for (const int64_t multiprocessors : kMultiprocessors) {
         SCOPED_TRACE(name(extent, dtype, multiprocessors));
         const LaunchPolicy policy =
-            split_policy(extent, dtype, 0, true, DeviceLimits{multiprocessors});
+            split_policy(extent, dtype, true, DeviceLimits{multiprocessors});
         const bool first = extent.layout() == Layout::kChannelsFirst;
         Visits visits(extent.numel());
         if (first)
@@ -125,7 +125,7 @@ TEST(Walk, ReachesTheEndOfTensorsBeyond32Bits) {
   };
   for (const Extent& extent : extents) {
     SCOPED_TRACE(name(extent, DType::kBFloat16, 132));
-    const LaunchPolicy policy = split_policy(extent, DType::kBFloat16, 0, true, DeviceLimits{132});
+    const LaunchPolicy policy = split_policy(extent, DType::kBFloat16, true, DeviceLimits{132});
     int64_t end = 0;
     for (int thread = 0; thread < kBlock; ++thread) {
       if (extent.layout() == Layout::kChannelsFirst) {

@@ -119,6 +119,7 @@ def test_the_prediction_is_that_of_the_kernels():
     assert passes("GradientReduction", "InputGradient") == [40, 10]
     assert passes("TrainPass") == traffic.least("train", 10)
     assert passes("BackwardPass") == traffic.least("backward", 10)
+    assert traffic.passes(["void ns::cooperative<ns::BackwardPass<float, (int)4>>(T1)"], 10) == [40, 10]
     assert passes("EvaluationReduction") == traffic.least("eval_backward", 10)
     split = {"train": ("MomentReduction", "Normalize"),
              "backward": ("GradientReduction", "InputGradient"), "eval": ("Normalize",),

@@ -18,15 +18,19 @@ struct BackwardPass {
   static constexpr int kTensors = 2;
 
   BackwardProblem problem;
-  bool aligned;
 
   __device__ const T* tensor(int which) const {
     return static_cast<const T*>(which == 0 ? problem.grad_output : problem.input);
   }
 
-  template <typename Slots>
-  __device__ Reduction reduction(const Slots& slots) const {
-    return {slots(0), slots(1), problem.mean, true};
+  template <typename Sources>
+  __device__ Reduction reduction(const Sources& sources) const {
+    return {sources(0), sources(1), problem.mean};
+  }
+
+  static __device__ void keep(T* const* slots, int to, const typename Reduction::Item& item) {
+    store_vector(slots[0] + to, item.dy);
+    store_vector(slots[1] + to, item.x);
   }
 
   __device__ typename Transform::Coefficients finish(int64_t channel, const GradientSums& merged,
@@ -36,12 +40,12 @@ struct BackwardPass {
                                 finish_parameters<C>(problem, channel, merged, stores));
   }
 
-  template <typename Slots>
-  __device__ Transform transform(const Slots& slots,
+  template <typename Sources>
+  __device__ Transform transform(const Sources& sources,
                                  const typename Transform::Coefficients* coefficients,
                                  int64_t first_channel) const {
-    return {slots(0),     slots(1), static_cast<T*>(problem.grad_input),
-            coefficients, aligned,  first_channel};
+    return {sources(0), sources(1), static_cast<T*>(problem.grad_input), coefficients,
+            first_channel};
   }
 };
 
@@ -49,7 +53,7 @@ struct BackwardPass {
 
 cudaError_t backward_on_chip(const BackwardProblem& problem, const Launch& launch) {
   return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-    const BackwardPass<T, kWidth> pass{problem, launch.policy.aligned};
+    const BackwardPass<T, kWidth> pass{problem};
     return launch.policy.on_chip.team > 0 ? launch_cooperative(pass, tiling, launch, nullptr)
                                           : launch_resident(pass, tiling, launch, nullptr);
   });

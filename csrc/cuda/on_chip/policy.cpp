@@ -22,6 +22,10 @@ constexpr int64_t kSystemBytes = 1024;
 // this are a matter of launches, however few blocks there are.
 constexpr int64_t kSmallTensor = int64_t{2} << 20;
 
+// Of the largest clusters, in pairs of blocks on a multiprocessor: with less, measured on an H200,
+// teams were faster.
+constexpr int64_t kFewestWaves = 2;
+
 // Of channels-last tiles. What takes larger ones is long and narrow: measured on an H200, a second
 // read costs less.
 constexpr int kLargestClusterAcross = 2;
@@ -30,7 +34,6 @@ struct Problem {
   Extent extent;
   DType dtype;
   int tensors;
-  uintptr_t address_bits;
 };
 
 struct Candidate {
@@ -42,7 +45,7 @@ int64_t sums_of(const ChannelsFirstTiling&) {
   return kBlock / 32;  // one per warp
 }
 int64_t sums_of(const ChannelsLastTiling& tiling) {
-  return tiling.stack_room();
+  return in_stack(tiling.stack_room());
 }
 
 void put(LaunchPolicy& policy, const ChannelsFirstTiling& tiling) {
@@ -63,12 +66,18 @@ int64_t room_in_pairs(const DeviceLimits& device) {
   return std::min(device.shared_per_multiprocessor / 2 - kSystemBytes, device.shared_per_block);
 }
 
-// Lays out a unit in shared memory. `blocks` of them are at work, if there is `room`.
+// Of one vector from every thread.
 template <typename Tiling>
-Candidate lay_out(const Problem& problem, const Tiling& tiling, OnChipLaunch launch, int64_t blocks,
-                  int64_t room, const DeviceLimits& device) {
-  const auto value_bytes = static_cast<int64_t>(size_of(problem.dtype));
-  launch.tensor_bytes = round_up(tiling.unit_vectors() * tiling.width * value_bytes, kVectorBytes);
+int64_t pitch_bytes(const Problem& problem, const Tiling& tiling) {
+  return tiling.pitch() * tiling.width * static_cast<int64_t>(size_of(problem.dtype));
+}
+
+// Lays out slots in shared memory. `blocks` of them are at work, if there is `room`.
+template <typename Tiling>
+Candidate lay_out(const Problem& problem, const Tiling& tiling, OnChipLaunch launch, int64_t slots,
+                  int64_t blocks, int64_t room, const DeviceLimits& device) {
+  launch.slots = static_cast<int>(slots);
+  launch.tensor_bytes = round_up(slots * pitch_bytes(problem, tiling), kVectorBytes);
   launch.sums_offset = problem.tensors * launch.tensor_bytes;
   launch.coefficients_offset = launch.sums_offset + sums_of(tiling) * kSumsBytes;
   launch.shared_bytes = launch.coefficients_offset;
@@ -78,7 +87,6 @@ Candidate lay_out(const Problem& problem, const Tiling& tiling, OnChipLaunch lau
   Candidate candidate;
   put(candidate.policy, tiling);
   candidate.policy.on_chip = launch;
-  candidate.policy.aligned = is_aligned(problem.address_bits, tiling.width, problem.dtype);
   if (launch.shared_bytes <= room) candidate.blocks = blocks;
   return candidate;
 }
@@ -92,7 +100,8 @@ Candidate in_clusters(const Problem& problem, Tiling tiling, int cluster,
   if (2 * tiling.splits <= cluster || tiling.grid > device.max_grid) return {};
   OnChipLaunch launch;
   launch.cluster = cluster;
-  return lay_out(problem, tiling, launch, tiling.units(), device.shared_per_block, device);
+  return lay_out(problem, tiling, launch, tiling.thread_vectors(), tiling.units(),
+                 device.shared_per_block, device);
 }
 
 // The smallest cluster, and for it the first of the tilings, that fills the device in pairs of
@@ -114,7 +123,15 @@ struct BestClusters {
   }
 };
 
-// `teams` share out the blocks that run at once.
+// As many slots as there is `room` for.
+template <typename Tiling>
+int64_t slots_in(const Problem& problem, const Tiling& tiling, int64_t room) {
+  const int64_t of_tensor =
+      (room - sums_of(tiling) * kSumsBytes) / problem.tensors - (kVectorBytes - 1);
+  return std::clamp<int64_t>(of_tensor / pitch_bytes(problem, tiling), 0, tiling.thread_vectors());
+}
+
+// `teams` share out the blocks that run at once. What they have no room for is read again.
 template <typename Tiling>
 Candidate in_teams(const Problem& problem, Tiling tiling, int64_t teams, int64_t blocks,
                    const DeviceLimits& device) {
@@ -123,8 +140,9 @@ Candidate in_teams(const Problem& problem, Tiling tiling, int64_t teams, int64_t
   OnChipLaunch launch;
   launch.team = static_cast<int>(tiling.splits);
   launch.teams = teams;
+  const int64_t room = room_in_pairs(device);
   Candidate candidate =
-      lay_out(problem, tiling, launch, tiling.grid, room_in_pairs(device), device);
+      lay_out(problem, tiling, launch, slots_in(problem, tiling, room), tiling.grid, room, device);
   lay_out_workspace(candidate.policy, tiling.channels, launch.team);
   return candidate;
 }
@@ -140,14 +158,13 @@ struct BestTeams {
     int64_t fewest = std::numeric_limits<int64_t>::max();
     for (const Tiling& tiling : tilings) {
       if (!tiling.tiles_are_groups()) continue;
-      const int64_t groups = tiling.groups();
-      if (in_teams(problem, tiling, 1, blocks, device).blocks == 0) continue;
-      for (int64_t rounds = ceil_div(groups, blocks); rounds < fewest; ++rounds) {
-        const Candidate other = in_teams(problem, tiling, ceil_div(groups, rounds), blocks, device);
-        if (other.blocks == 0) continue;
-        found = other;
-        fewest = rounds;
-      }
+      const int64_t rounds = ceil_div(tiling.groups(), blocks);
+      if (rounds >= fewest) continue;
+      const Candidate other =
+          in_teams(problem, tiling, ceil_div(tiling.groups(), rounds), blocks, device);
+      if (other.blocks == 0) continue;
+      found = other;
+      fewest = rounds;
     }
     return found;
   }
@@ -195,6 +212,10 @@ const char* reason_for_clusters(const Problem& problem, const Candidate& candida
   if (problem.extent.layout() == Layout::kChannelsLast && launch.cluster > kLargestClusterAcross)
     return nullptr;
   if (bytes <= kSmallTensor) return "small: one launch";
+  // Blocks of the largest clusters start together, and with few of them read and write in step.
+  if (launch.cluster == device.max_cluster && launch.cluster > 1 &&
+      blocks < 2 * kFewestWaves * device.multiprocessors)
+    return nullptr;
   // Large blocks, one after the other, leave memory idle while they compute.
   if (blocks > device.multiprocessors && launch.shared_bytes > room_in_pairs(device))
     return nullptr;
@@ -202,6 +223,14 @@ const char* reason_for_clusters(const Problem& problem, const Candidate& candida
   if (2 * bytes > device.l2_bytes && 2 * blocks >= device.multiprocessors)
     return "one read, by half the device";
   return nullptr;
+}
+
+bool keeps_all(const Candidate& teams) {
+  const LaunchPolicy& policy = teams.policy;
+  const int64_t vectors = policy.layout == Layout::kChannelsFirst
+                              ? policy.channels_first.thread_vectors()
+                              : policy.channels_last.thread_vectors();
+  return policy.on_chip.slots >= vectors;
 }
 
 // In several rounds, all blocks wait for the slowest of them so many times.
@@ -215,8 +244,8 @@ bool in_one_round(const Candidate& teams) {
 }  // namespace
 
 LaunchPolicy on_chip_or(LaunchPolicy split, const Extent& extent, DType dtype, int tensors,
-                        uintptr_t address_bits, const DeviceLimits& device, KernelChoice choice) {
-  const Problem problem{extent, dtype, tensors, address_bits};
+                        const DeviceLimits& device, KernelChoice choice) {
+  const Problem problem{extent, dtype, tensors};
   const auto take = [](Candidate& candidate, const char* reason) {
     candidate.policy.reason = reason;
     return candidate.policy;
@@ -233,7 +262,9 @@ LaunchPolicy on_chip_or(LaunchPolicy split, const Extent& extent, DType dtype, i
     Candidate teams = find(BestTeams{}, problem, device);
     const bool pays = !automatic || in_one_round(teams);
     if (teams.blocks > 0 && pays)
-      return take(teams, automatic ? "one read, in teams" : "asked for");
+      return take(teams, !automatic         ? "asked for"
+                         : keeps_all(teams) ? "one read, in teams"
+                                            : "in teams");
   }
   return split;
 }

@@ -5,8 +5,8 @@
 namespace torchbn::cuda {
 
 // The policy of resident or cooperative kernels that hold `tensors` tensors of the extent's size,
-// where they accept it and `choice` wants them; else `split`. Addresses as in split_policy().
+// where they accept it and `choice` wants them; else `split`.
 LaunchPolicy on_chip_or(LaunchPolicy split, const Extent& extent, DType dtype, int tensors,
-                        uintptr_t address_bits, const DeviceLimits& device, KernelChoice choice);
+                        const DeviceLimits& device, KernelChoice choice);
 
 }  // namespace torchbn::cuda

@@ -9,7 +9,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/on_chip/cluster.cuh"
 #include "cuda/on_chip/dynamic_shared.cuh"
-#include "cuda/on_chip/parked.cuh"
+#include "cuda/on_chip/unit.cuh"
 #include "cuda/thread/transforms.h"
 #include "cuda/thread/walk.h"
 
@@ -43,21 +43,22 @@ __global__ void __launch_bounds__(kBlock, kResidentBlocks<Tiling>)
 
   const Cluster cluster(numbers.cluster);
   const int64_t group = blockIdx.x / static_cast<unsigned>(cluster.size());
-  const ParkedWalk<WalkOver<Tiling>> walk(tiling, Unit{cluster.rank(), group},
-                                          static_cast<int>(threadIdx.x));
+  const Unit unit{cluster.rank(), group};
+  const int thread = static_cast<int>(threadIdx.x);
+  const WalkOver<Tiling> walk(tiling, unit, thread);
   const int64_t first = tiling.first_channel(group);
   const int channels = static_cast<int>(tiling.channels_of(group));
-  for (int i = static_cast<int>(threadIdx.x); i < channels; i += static_cast<int>(blockDim.x))
+  for (int i = thread; i < channels; i += static_cast<int>(blockDim.x))
     ask_for(pass.problem, first + i);
-  sum_parked(pass, slots, tiling, walk, sums);
+  sum_unit<AllAtOnce>(pass, slots, numbers.slots, tiling, walk, thread, sums);
   cluster.sync();
 
-  for (int i = static_cast<int>(threadIdx.x); i < channels; i += static_cast<int>(blockDim.x))
-    coefficients[i] = pass.finish(first + i, merge_cluster(cluster, sums + i * tiling.sums_apart()),
+  for (int i = thread; i < channels; i += static_cast<int>(blockDim.x))
+    coefficients[i] = pass.finish(first + i, merge_cluster(cluster, sums + tiling.place_of_sums(i)),
                                   cluster.rank() == 0);
   cluster.arrive();
   __syncthreads();
-  apply_transform(pass.transform(slots, coefficients, first), tiling, walk);
+  transform_unit<true>(pass, slots, numbers.slots, coefficients, first, tiling, walk, unit, thread);
   cluster.wait();
   if (counter != nullptr && blockIdx.x == 0 && threadIdx.x == 0) ++*counter;
 }

@@ -23,13 +23,16 @@ struct TrainPass {
   static constexpr int kTensors = 1;
 
   TrainProblem problem;
-  bool aligned;
 
   __device__ const T* tensor(int) const { return static_cast<const T*>(problem.input); }
 
-  template <typename Slots>
-  __device__ Reduction reduction(const Slots& slots) const {
-    return {slots(0), tensor(0), true};
+  template <typename Sources>
+  __device__ Reduction reduction(const Sources& sources) const {
+    return {sources(0)};
+  }
+
+  static __device__ void keep(T* const* slots, int to, const typename Reduction::Item& item) {
+    store_vector(slots[0] + to, item.x);
   }
 
   __device__ typename Transform::Coefficients finish(int64_t channel, const ShiftedSums& sums,
@@ -37,11 +40,11 @@ struct TrainPass {
     return finish_channel<Compute<T>>(problem, channel, sums, stores);
   }
 
-  template <typename Slots>
-  __device__ Transform transform(const Slots& slots,
+  template <typename Sources>
+  __device__ Transform transform(const Sources& sources,
                                  const typename Transform::Coefficients* coefficients,
                                  int64_t first_channel) const {
-    return {slots(0), static_cast<T*>(problem.output), coefficients, aligned, first_channel};
+    return {sources(0), static_cast<T*>(problem.output), coefficients, first_channel};
   }
 };
 
@@ -57,7 +60,7 @@ cudaError_t train_on_chip(const TrainProblem& problem, const Launch& launch) {
   const bool afterwards = !in_teams && counts_afterwards(problem.running);
   const cudaError_t error =
       with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-        const TrainPass<T, kWidth> pass{problem, launch.policy.aligned};
+        const TrainPass<T, kWidth> pass{problem};
         if (in_teams) return launch_cooperative(pass, tiling, launch, counter);
         return launch_resident(pass, tiling, launch, afterwards ? nullptr : counter);
       });

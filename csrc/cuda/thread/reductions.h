@@ -39,40 +39,31 @@ struct MomentReduction {
     Vector<T, kWidth> x;
   };
 
-  const T* input;   // or the copy of a part of it that the walk is over
-  const T* tensor;  // the input itself
-  bool aligned;
+  const T* input;
 
   TORCHBN_HOST_DEVICE Lane lane(int64_t) const { return {}; }
   TORCHBN_HOST_DEVICE Sums sums_of(const Lane& lane, int64_t count, int64_t first_value) const {
-    return lane.about(pivot_from(to_compute(tensor[first_value])), count);
+    return lane.about(pivot_from(to_compute(input[first_value])), count);
   }
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
-    return {load_vector<T, kWidth>(input + offset, aligned)};
+    return {load_vector<T, kWidth>(input + offset)};
   }
   // Of a vector only so many values, the first ones.
   TORCHBN_HOST_DEVICE Item load_short(int64_t offset, int present) const {
     return {load_values<T, kWidth>(input + offset, present)};
   }
 
-  // What a lane's values lie about, from `count` vectors.
+  // What a lane's values lie about, from the first of `count` vectors.
   template <int kCount>
   TORCHBN_HOST_DEVICE static void choose_center(Lane& lane, const Item (&items)[kCount], int count,
                                                 int from, int to) {
-    Compute<T> total = 0;
-    Compute<T> least = to_compute(items[0].x.get(from));
-    Compute<T> greatest = least;
-    for (int v = 0; v < kCount; ++v) {
-      if (v >= count) continue;
-      for (int w = from; w < to; ++w) {
-        const Compute<T> x = to_compute(items[v].x.get(w));
-        total += x;
-        least = x < least ? x : least;
-        greatest = x > greatest ? x : greatest;
-      }
+    Compute<T> x[Lane::kCenterValues] = {};
+    for (int i = 0; i < Lane::kCenterValues; ++i) {
+      const int v = i / (to - from);
+      if (v < kCount && v < count) x[i] = to_compute(items[v].x.get(from + i % (to - from)));
     }
-    lane.choose_center(total, count * (to - from), least, greatest);
+    lane.choose_center(x, count * (to - from));
   }
   TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item) {
     Compute<T> x[kWidth];
@@ -107,7 +98,6 @@ struct GradientReduction {
   const T* grad_output;
   const T* input;
   const double* mean;  // [C]
-  bool aligned;
 
   TORCHBN_HOST_DEVICE Lane lane(int64_t channel) const {
     Lane lane;
@@ -117,8 +107,7 @@ struct GradientReduction {
   TORCHBN_HOST_DEVICE Sums sums_of(const Lane& lane, int64_t, int64_t) const { return lane.sums; }
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
-    return {load_vector<T, kWidth>(grad_output + offset, aligned),
-            load_vector<T, kWidth>(input + offset, aligned)};
+    return {load_vector<T, kWidth>(grad_output + offset), load_vector<T, kWidth>(input + offset)};
   }
   TORCHBN_HOST_DEVICE Item load_short(int64_t offset, int present) const {
     return {load_values<T, kWidth>(grad_output + offset, present),
@@ -170,7 +159,7 @@ struct EvaluationReduction : GradientReduction<T, kWidth> {
   TORCHBN_HOST_DEVICE void map(int64_t offset, const Item& item, const Lane* lanes) const {
     Compute<T> result[kWidth];
     for (int w = 0; w < kWidth; ++w) result[w] = mapped(item, w, lanes[kPerLane ? w : 0]);
-    store_vector(output + offset, vector_from_compute<T>(result), this->aligned);
+    store_vector(output + offset, vector_from_compute<T>(result));
   }
   TORCHBN_HOST_DEVICE void map_one(int64_t offset, const Item& item, int w,
                                    const Lane& lane) const {
@@ -189,11 +178,59 @@ inline constexpr bool kMaps = false;
 template <typename T, int kWidth>
 inline constexpr bool kMaps<EvaluationReduction<T, kWidth>> = true;
 
+// Where a thread's vectors come from, and what becomes of them besides being added: here from the
+// tensors, and nothing.
+struct InPlace {
+  // In flight, where so many would be good for tensors.
+  static TORCHBN_HOST_DEVICE constexpr int vectors(int useful) { return useful; }
+  template <typename Reduction>
+  TORCHBN_HOST_DEVICE auto load(const Reduction& reduction, int64_t offset) const {
+    return reduction.load(offset);
+  }
+  template <typename Item>
+  TORCHBN_HOST_DEVICE void take(const Item&) const {}
+};
+
+// Adds a round of a thread's vectors, all of which are in flight before the first of them is used.
+// Where it is not known to be full it asks before every vector whether there is one. With the first
+// round, lanes choose what their values lie about.
+template <bool kFirst, bool kFull, int kVectors, int kLanes, typename Reduction, typename Source,
+          typename Tiling, typename Walk>
+TORCHBN_HOST_DEVICE void add_round(const Reduction& reduction, Source& source, const Tiling& tiling,
+                                   Walk& walk, typename Reduction::Lane (&lanes)[kLanes]) {
+  constexpr int kWidth = Reduction::kVectorWidth;
+  const int count = kFull || walk.left > kVectors ? kVectors : walk.left;
+  typename Reduction::Item items[kVectors];
+  [[maybe_unused]] int64_t offsets[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    if (!kFull && v >= count) break;
+    offsets[v] = walk.next;
+    items[v] = source.load(reduction, walk.next);
+    walk.step(tiling);
+  }
+  if constexpr (kFirst) {
+    for (int lane = 0; lane < kLanes; ++lane)
+      Reduction::choose_center(lanes[lane], items, count, lane, kLanes == 1 ? kWidth : lane + 1);
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    if (!kFull && v >= count) break;
+    source.take(items[v]);
+    if constexpr (kMaps<Reduction>)
+      reduction.template map<(kLanes > 1)>(offsets[v], items[v], lanes);
+    if constexpr (kLanes == 1)
+      Reduction::add(lanes[0], items[v]);
+    else
+      for (int w = 0; w < kWidth; ++w) Reduction::add(lanes[w], items[v], w);
+  }
+  walk.left -= count;
+}
+
 // Adds a thread's vectors to its lanes: one for each lane of a vector, or where kLanes is 1, one
-// for all. Vectors of a round are in flight before the first of them is used. A chunk that is not
-// to be added in float is read again.
-template <int kLanes, int kVectors, typename Reduction, typename Tiling, typename Walk>
-TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, const Tiling& tiling, Walk& walk,
+// for all. A chunk that is not to be added in float is read again.
+template <int kVectors, int kLanes, typename Reduction, typename Source, typename Tiling,
+          typename Walk>
+TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, Source& source,
+                                     const Tiling& tiling, Walk& walk,
                                      typename Reduction::Lane (&lanes)[kLanes]) {
   constexpr int kWidth = Reduction::kVectorWidth;
   constexpr int kRounds =
@@ -201,35 +238,17 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, const Tiling& t
   const auto lane_of = [&](int w) ->
       typename Reduction::Lane& { return lanes[kLanes == 1 ? 0 : w]; };
 
-  bool first_round = true;
+  bool first = true;
   while (walk.left > 0) {
     Walk again = walk;
     for (int round = 0; round < kRounds && walk.left > 0; ++round) {
-      typename Reduction::Item items[kVectors];
-      [[maybe_unused]] int64_t offsets[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
-        if (v >= walk.left) continue;
-        offsets[v] = walk.next;
-        items[v] = reduction.load(walk.from());
-        walk.step(tiling);
-      }
-      const int count = static_cast<int>(lesser(walk.left, kVectors));
-      if (first_round) {
-        for (int lane = 0; lane < kLanes; ++lane)
-          Reduction::choose_center(lanes[lane], items, count, lane,
-                                   kLanes == 1 ? kWidth : lane + 1);
-        first_round = false;
-      }
-      for (int v = 0; v < kVectors; ++v) {
-        if (v >= count) continue;
-        if constexpr (kMaps<Reduction>)
-          reduction.template map<(kLanes > 1)>(offsets[v], items[v], lanes);
-        if constexpr (kLanes == 1)
-          Reduction::add(lanes[0], items[v]);
-        else
-          for (int w = 0; w < kWidth; ++w) Reduction::add(lanes[w], items[v], w);
-      }
-      walk.left -= count;
+      if (first)
+        add_round<true, false, kVectors>(reduction, source, tiling, walk, lanes);
+      else if (walk.left >= kVectors)
+        add_round<false, true, kVectors>(reduction, source, tiling, walk, lanes);
+      else
+        add_round<false, false, kVectors>(reduction, source, tiling, walk, lanes);
+      first = false;
     }
 
     bool in_range = true;
@@ -237,7 +256,7 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, const Tiling& t
     if (!in_range) {
       for (auto& lane : lanes) lane.drop_chunk();
       for (; again.left > walk.left; --again.left) {
-        const auto item = reduction.load(again.from());
+        const auto item = reduction.load(again.next);
         for (int w = 0; w < kWidth; ++w) Reduction::add_in_double(lane_of(w), item, w);
         again.step(tiling);
       }
@@ -247,13 +266,13 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, const Tiling& t
 }
 
 // A thread's share of a part of one channel.
-template <typename Reduction, typename Walk>
-TORCHBN_HOST_DEVICE typename Reduction::Sums accumulate(const Reduction& reduction,
+template <typename Reduction, typename Source>
+TORCHBN_HOST_DEVICE typename Reduction::Sums accumulate(const Reduction& reduction, Source source,
                                                         const ChannelsFirstTiling& tiling,
-                                                        Walk walk) {
-  const int64_t count = walk.left * Reduction::kVectorWidth;
+                                                        ChannelsFirstWalk walk) {
+  const int64_t count = int64_t{walk.left} * Reduction::kVectorWidth;
   typename Reduction::Lane lanes[] = {reduction.lane(walk.channel)};
-  add_vectors<1, Reduction::kVectorsAlong>(reduction, tiling, walk, lanes);
+  add_vectors<Source::vectors(Reduction::kVectorsAlong)>(reduction, source, tiling, walk, lanes);
   return reduction.sums_of(lanes[0], count, walk.first_value(tiling));
 }
 
@@ -264,21 +283,22 @@ struct LaneSums {
 };
 
 // A thread's share of a tile.
-template <typename Reduction, typename Walk>
-TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction,
-                                                   const ChannelsLastTiling& tiling, Walk walk) {
+template <typename Reduction, typename Source>
+TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction, Source source,
+                                                   const ChannelsLastTiling& tiling,
+                                                   ChannelsLastWalk walk) {
   constexpr int kWidth = Reduction::kVectorWidth;
-  const int64_t count = walk.left;
+  const int count = walk.left;
   typename Reduction::Lane lanes[kWidth];
   LaneChannel of_lane = walk.first_lane;
   for (int w = 0; w < kWidth; ++w) {
     lanes[w] = reduction.lane(of_lane.channel);
     of_lane.step(tiling);
   }
-  add_vectors<kWidth, Reduction::kVectorsAcross>(reduction, tiling, walk, lanes);
+  add_vectors<Source::vectors(Reduction::kVectorsAcross)>(reduction, source, tiling, walk, lanes);
 
   if (walk.short_vector > 0) {
-    const auto item = reduction.load_short(walk.from(), walk.short_vector);
+    const auto item = reduction.load_short(walk.next, walk.short_vector);
     for (int w = 0; w < kWidth; ++w) {
       if (w >= walk.short_vector) continue;
       if (count == 0) Reduction::choose_center(lanes[w], {item}, 1, w, w + 1);

@@ -28,13 +28,24 @@ struct ThreadMoments {
   T second = 0;
   ShiftedSums sums;  // of the chunks before
 
-  // From `count` values whose sum is `total`. Without the least and the greatest of them, one of
-  // which may be an outlier.
+  // From the first `count` of some values, at least one. Without the least and the greatest of
+  // them, one of which may be an outlier.
   //
   // Values about a centre that is finer than float is where they are would all be rounded in the
   // same direction. So it lies on a grid, 2^-20 of the range.
-  TORCHBN_HOST_DEVICE void choose_center(T total, int count, T least, T greatest) {
-    const T middle = count > 2 ? (total - least - greatest) / static_cast<T>(count - 2) : least;
+  static constexpr int kCenterValues = 4;
+  TORCHBN_HOST_DEVICE void choose_center(const T (&x)[kCenterValues], int count) {
+    T total = x[0];
+    T least = x[0];
+    T greatest = x[0];
+    for (int i = 1; i < kCenterValues; ++i) {
+      if (i >= count) continue;
+      total += x[i];
+      least = x[i] < least ? x[i] : least;
+      greatest = x[i] > greatest ? x[i] : greatest;
+    }
+    const T others = total - least - greatest;
+    const T middle = count > 3 ? others / 2 : count > 2 ? others : least;
     const T grid = 12 * (greatest - least);
     center = (middle + grid) - grid;
     // Infinities, NaN, or too large to be added.

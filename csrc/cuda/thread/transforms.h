@@ -28,11 +28,10 @@ struct Normalize {
   const T* input;
   T* output;
   const Coefficients* coefficients;  // [C], from first_channel on
-  bool aligned;
   int64_t first_channel = 0;
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
-    return {load_vector<T, kWidth>(input + offset, aligned)};
+    return {load_vector<T, kWidth>(input + offset)};
   }
   TORCHBN_HOST_DEVICE static Compute<T> apply(const Coefficients& affine, const Item& item,
                                               int lane) {
@@ -60,12 +59,10 @@ struct InputGradient {
   const T* input;
   T* output;                         // grad_input
   const Coefficients* coefficients;  // [C], from first_channel on
-  bool aligned;
   int64_t first_channel = 0;
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
-    return {load_vector<T, kWidth>(grad_output + offset, aligned),
-            load_vector<T, kWidth>(input + offset, aligned)};
+    return {load_vector<T, kWidth>(grad_output + offset), load_vector<T, kWidth>(input + offset)};
   }
   TORCHBN_HOST_DEVICE static Compute<T> apply(const Coefficients& gradient, const Item& item,
                                               int lane) {
@@ -76,57 +73,96 @@ struct InputGradient {
   }
 };
 
-// Loads a round of vectors, all in flight at once, then stores what becomes of them. `coefficients`
-// are those of the lanes; kPerLane is false where one channel owns the whole vector.
-template <bool kPerLane, typename Transform, typename Tiling, typename Walk>
-TORCHBN_HOST_DEVICE void transform_vectors(const Transform& transform, const Tiling& tiling,
-                                           Walk& walk,
-                                           const typename Transform::Coefficients* coefficients) {
-  constexpr int kWidth = Transform::kVectorWidth;
-  constexpr int kVectors = Transform::kVectors;
-  for (; walk.left > 0; walk.left -= kVectors) {
-    typename Transform::Item items[kVectors];
-    int64_t offsets[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      if (v >= walk.left) continue;
-      offsets[v] = walk.next;
-      items[v] = transform.load(walk.from());
-      walk.step(tiling);
-    }
-    for (int v = 0; v < kVectors; ++v) {
-      if (v >= walk.left) continue;
-      Compute<typename Transform::Value> result[kWidth];
-      for (int w = 0; w < kWidth; ++w)
-        result[w] = Transform::apply(coefficients[kPerLane ? w : 0], items[v], w);
-      store_vector(transform.output + offsets[v],
-                   vector_from_compute<typename Transform::Value>(result), transform.aligned);
-    }
+// Of a thread's vectors: one for all lanes, where one channel owns a whole vector, or one for each.
+template <typename Transform, int kLanes>
+struct LaneCoefficients {
+  typename Transform::Coefficients lane[kLanes];
+};
+
+template <typename Transform>
+TORCHBN_HOST_DEVICE LaneCoefficients<Transform, 1> coefficients_of(const Transform& transform,
+                                                                   const ChannelsFirstTiling&,
+                                                                   const ChannelsFirstWalk& walk) {
+  return {transform.coefficients[walk.channel - transform.first_channel]};
+}
+
+template <typename Transform>
+TORCHBN_HOST_DEVICE auto coefficients_of(const Transform& transform,
+                                         const ChannelsLastTiling& tiling,
+                                         const ChannelsLastWalk& walk) {
+  LaneCoefficients<Transform, Transform::kVectorWidth> coefficients;
+  LaneChannel of_lane = walk.first_lane;
+  for (auto& lane : coefficients.lane) {
+    lane = transform.coefficients[of_lane.channel - transform.first_channel];
+    of_lane.step(tiling);
   }
+  return coefficients;
 }
 
-template <typename Transform, typename Walk>
-TORCHBN_HOST_DEVICE void apply_transform(const Transform& transform,
-                                         const ChannelsFirstTiling& tiling, Walk walk) {
-  const auto coefficients = transform.coefficients[walk.channel - transform.first_channel];
-  transform_vectors<false>(transform, tiling, walk, &coefficients);
-}
-
-template <typename Transform, typename Walk>
-TORCHBN_HOST_DEVICE void apply_transform(const Transform& transform,
-                                         const ChannelsLastTiling& tiling, Walk walk) {
+// Loads a round of vectors, all in flight at once, then stores what becomes of them. Where it is
+// not known to be full it asks before every vector whether there is one.
+template <bool kFull, Stores kStores, int kVectors, int kLanes, typename Transform, typename Tiling,
+          typename Walk>
+TORCHBN_HOST_DEVICE void transform_round(const Transform& transform, const Tiling& tiling,
+                                         Walk& walk,
+                                         const LaneCoefficients<Transform, kLanes>& coefficients) {
   constexpr int kWidth = Transform::kVectorWidth;
+  const int count = kFull ? kVectors : walk.left;
+  typename Transform::Item items[kVectors];
+  int64_t offsets[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    if (!kFull && v >= count) break;
+    offsets[v] = walk.next;
+    items[v] = transform.load(walk.from());
+    walk.step(tiling);
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    if (!kFull && v >= count) break;
+    Compute<typename Transform::Value> result[kWidth];
+    for (int w = 0; w < kWidth; ++w)
+      result[w] = Transform::apply(coefficients.lane[kLanes == 1 ? 0 : w], items[v], w);
+    store_vector<kStores>(transform.output + offsets[v],
+                          vector_from_compute<typename Transform::Value>(result));
+  }
+  walk.left -= count;
+}
+
+// In rounds of kVectors.
+template <int kVectors, Stores kStores = Stores::kPlain, typename Transform, typename Tiling,
+          typename Walk, int kLanes>
+TORCHBN_HOST_DEVICE void transform_vectors(
+    const Transform& transform, const Tiling& tiling, Walk walk,
+    const LaneCoefficients<Transform, kLanes>& coefficients) {
+  while (walk.left >= kVectors)
+    transform_round<true, kStores, kVectors>(transform, tiling, walk, coefficients);
+  if (walk.left > 0)
+    transform_round<false, kStores, kVectors>(transform, tiling, walk, coefficients);
+}
+
+template <typename Transform, typename Coefficients>
+TORCHBN_HOST_DEVICE void transform_short(const Transform&, const ChannelsFirstTiling&,
+                                         const ChannelsFirstWalk&, const Coefficients&) {}
+template <typename Transform, typename Coefficients>
+TORCHBN_HOST_DEVICE void transform_short(const Transform& transform,
+                                         const ChannelsLastTiling& tiling,
+                                         const ChannelsLastWalk& walk,
+                                         const Coefficients& coefficients) {
+  if (walk.short_vector == 0) return;
+  const int64_t begin = walk.short_begin(tiling);
+  for (int w = 0; w < Transform::kVectorWidth; ++w)
+    if (w < walk.short_vector)
+      transform.output[begin + w] = transform.apply_one(coefficients.lane[w], begin + w);
+}
+
+// All that a thread has of a unit.
+template <typename Transform, typename Tiling, typename Walk>
+TORCHBN_HOST_DEVICE void apply_transform(const Transform& transform, const Tiling& tiling,
+                                         const Walk& walk) {
   // Columns past the row's end belong to no channel of the tile.
   if (walk.empty()) return;
-  typename Transform::Coefficients coefficients[kWidth];
-  LaneChannel lane = walk.first_lane;
-  for (int w = 0; w < kWidth; ++w) {
-    coefficients[w] = transform.coefficients[lane.channel - transform.first_channel];
-    lane.step(tiling);
-  }
-  transform_vectors<true>(transform, tiling, walk, coefficients);
-  for (int w = 0; w < kWidth; ++w)
-    if (w < walk.short_vector)
-      transform.output[walk.next + w] = transform.apply_one(coefficients[w], walk.from() + w);
+  const auto coefficients = coefficients_of(transform, tiling, walk);
+  transform_short(transform, tiling, walk, coefficients);
+  transform_vectors<Transform::kVectors>(transform, tiling, walk, coefficients);
 }
 
 }  // namespace torchbn::cuda

@@ -39,19 +39,6 @@ requires(sizeof(T) == 2 && kWidth > 1) struct alignas(sizeof(T) * kWidth) Vector
   }
 };
 
-// `aligned` is the same for a whole launch. Where it is false (a slice of a buffer) the same values
-// move one by one, so that who adds what to which sum does not depend on it. On the host, for
-// tests, they always do: GCC 12 may make one load of these two, the aligned one.
-template <typename T, int kWidth>
-TORCHBN_HOST_DEVICE Vector<T, kWidth> load_vector(const T* from, [[maybe_unused]] bool aligned) {
-#ifdef __CUDA_ARCH__
-  if (aligned) return *reinterpret_cast<const Vector<T, kWidth>*>(from);
-#endif
-  Vector<T, kWidth> vector;
-  for (int w = 0; w < kWidth; ++w) vector.set(w, from[w]);
-  return vector;
-}
-
 // Of a vector only the first values, as many as are there.
 template <typename T, int kWidth>
 TORCHBN_HOST_DEVICE Vector<T, kWidth> load_values(const T* from, int present) {
@@ -60,13 +47,53 @@ TORCHBN_HOST_DEVICE Vector<T, kWidth> load_values(const T* from, int present) {
   return vector;
 }
 
+// At a multiple of the vector's size.
 template <typename T, int kWidth>
-TORCHBN_HOST_DEVICE void store_vector(T* to, const Vector<T, kWidth>& vector, bool aligned) {
-  if (aligned) {
-    *reinterpret_cast<Vector<T, kWidth>*>(to) = vector;
-    return;
-  }
+TORCHBN_HOST_DEVICE Vector<T, kWidth> load_vector(const T* from) {
+#ifdef __CUDA_ARCH__
+  return *reinterpret_cast<const Vector<T, kWidth>*>(from);
+#else
+  return load_values<T, kWidth>(from, kWidth);
+#endif
+}
+
+// Where what is stored had better leave the caches to what is still to be read.
+enum class Stores : uint8_t { kPlain, kStreaming };
+
+#ifdef __CUDACC__
+// What is stored in one instruction.
+template <size_t kBytes>
+struct WordOf;
+template <>
+struct WordOf<2> {
+  using Type = unsigned short;
+};
+template <>
+struct WordOf<4> {
+  using Type = unsigned;
+};
+template <>
+struct WordOf<8> {
+  using Type = uint2;
+};
+template <>
+struct WordOf<16> {
+  using Type = uint4;
+};
+#endif
+
+template <Stores kStores = Stores::kPlain, typename T, int kWidth>
+TORCHBN_HOST_DEVICE void store_vector(T* to, const Vector<T, kWidth>& vector) {
+#ifdef __CUDA_ARCH__
+  using Word = typename WordOf<sizeof(vector)>::Type;
+  const Word& word = reinterpret_cast<const Word&>(vector);
+  if constexpr (kStores == Stores::kStreaming)
+    __stcs(reinterpret_cast<Word*>(to), word);
+  else
+    *reinterpret_cast<Word*>(to) = word;
+#else
   for (int w = 0; w < kWidth; ++w) to[w] = vector.get(w);
+#endif
 }
 
 // widen() and narrow() in the device's own conversion instructions; NaN stays NaN in both.

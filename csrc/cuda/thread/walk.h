@@ -35,7 +35,7 @@ TORCHBN_HOST_DEVICE Unit unit_at(const Tiling& tiling, int64_t number) {
 struct ChannelsFirstWalk {
   int64_t channel = 0;
   int64_t next = 0;
-  int64_t left = 0;  // vectors, this thread's
+  int left = 0;  // vectors, this thread's
 
   TORCHBN_HOST_DEVICE ChannelsFirstWalk(const ChannelsFirstTiling& tiling, Unit unit, int thread)
       : channel(unit.group) {
@@ -44,10 +44,14 @@ struct ChannelsFirstWalk {
     const int64_t end = lesser(wanted_end, tiling.vectors);
     const int64_t first = begin + thread;
     if (first >= end) return;
-    left = ceil_div(end - first, tiling.block);
-    const int64_t sample = first / tiling.plane;
-    position_ = first - sample * tiling.plane;
-    next = ((sample * tiling.channels + channel) * tiling.plane + position_) * tiling.width;
+    left = static_cast<int>(ceil_div(end - first, tiling.block));
+    go_to(tiling, first);
+  }
+
+  // To the thread's vector of this number, in the same unit.
+  TORCHBN_HOST_DEVICE void go_to(const ChannelsFirstTiling& tiling, Unit unit, int thread,
+                                 int number) {
+    go_to(tiling, unit.split * tiling.vectors_per_split + thread + int64_t{number} * tiling.block);
   }
 
   TORCHBN_HOST_DEVICE void step(const ChannelsFirstTiling& tiling) {
@@ -58,9 +62,18 @@ struct ChannelsFirstWalk {
       next += tiling.wrap_offset;
     }
   }
+  TORCHBN_HOST_DEVICE void step_back(const ChannelsFirstTiling& tiling) {
+    next -= tiling.step_offset;
+    position_ -= tiling.step_position;
+    if (position_ < 0) {
+      position_ += tiling.plane;
+      next -= tiling.wrap_offset;
+    }
+  }
 
   // Where the next vector is loaded from.
   TORCHBN_HOST_DEVICE int64_t from() const { return next; }
+  TORCHBN_HOST_DEVICE bool empty() const { return left == 0; }
 
   // Of the channel's first value, which is its pivot.
   TORCHBN_HOST_DEVICE int64_t first_value(const ChannelsFirstTiling& tiling) const {
@@ -68,6 +81,12 @@ struct ChannelsFirstWalk {
   }
 
  private:
+  TORCHBN_HOST_DEVICE void go_to(const ChannelsFirstTiling& tiling, int64_t vector) {
+    const int64_t sample = vector / tiling.plane;
+    position_ = vector - sample * tiling.plane;
+    next = ((sample * tiling.channels + channel) * tiling.plane + position_) * tiling.width;
+  }
+
   int64_t position_ = 0;  // vectors within the plane
 };
 
@@ -92,7 +111,7 @@ struct LaneChannel {
 struct ChannelsLastWalk {
   LaneChannel first_lane;
   int64_t next = 0;
-  int64_t left = 0;      // whole vectors, this thread's
+  int left = 0;          // whole vectors, this thread's
   int short_vector = 0;  // values of the short vector that follows them; 0 for all threads but one
 
   TORCHBN_HOST_DEVICE ChannelsLastWalk(const ChannelsLastTiling& tiling, Unit unit, int thread) {
@@ -106,7 +125,7 @@ struct ChannelsLastWalk {
     const int64_t planes = tiling.plane == 1 ? value : value / tiling.plane;
     first_lane = {planes % tiling.channels, (planes + 1) * tiling.plane - value};
     if (row_in_tile >= tiling.rows || column >= tiling.row_vectors || first >= end) return;
-    left = ceil_div(end - first, tiling.rows);
+    left = static_cast<int>(ceil_div(end - first, tiling.rows));
     next = (first * tiling.row_vectors + column) * tiling.width;
 
     const int64_t last = next + (left - 1) * distance(tiling);
@@ -121,6 +140,16 @@ struct ChannelsLastWalk {
     return tiling.rows * tiling.row_vectors * tiling.width;
   }
   TORCHBN_HOST_DEVICE void step(const ChannelsLastTiling& tiling) { next += distance(tiling); }
+  TORCHBN_HOST_DEVICE void step_back(const ChannelsLastTiling& tiling) { next -= distance(tiling); }
+
+  // From the first vector to that of this number.
+  TORCHBN_HOST_DEVICE void go_to(const ChannelsLastTiling& tiling, Unit, int, int number) {
+    next += number * distance(tiling);
+  }
+  // The short vector's place, from the first vector.
+  TORCHBN_HOST_DEVICE int64_t short_begin(const ChannelsLastTiling& tiling) const {
+    return next + left * distance(tiling);
+  }
 
   TORCHBN_HOST_DEVICE int64_t from() const { return next; }
   TORCHBN_HOST_DEVICE bool empty() const { return left == 0 && short_vector == 0; }
@@ -130,25 +159,43 @@ template <typename Tiling>
 using WalkOver = std::conditional_t<std::is_same_v<Tiling, ChannelsFirstTiling>, ChannelsFirstWalk,
                                     ChannelsLastWalk>;
 
-// A walk over vectors that lie in shared memory, where `next` is still their place in the tensor.
-// Every thread keeps its own ones there, `pitch` vectors apart and next to its neighbours': so it
-// waits for no other, and a warp's accesses meet no bank conflict.
+// From a thread's last vector back to that of the number `first`.
 template <typename Walk>
-struct ParkedWalk : Walk {
+struct BackwardWalk : Walk {
   template <typename Tiling>
-  TORCHBN_HOST_DEVICE ParkedWalk(const Tiling& tiling, Unit unit, int thread)
-      : Walk(tiling, unit, thread), slot_(thread * tiling.width) {}
+  TORCHBN_HOST_DEVICE BackwardWalk(const Walk& walk, const Tiling& tiling, Unit unit, int thread,
+                                   int first)
+      : Walk(walk) {
+    this->left = walk.left - first;
+    if (this->left > 0) this->go_to(tiling, unit, thread, walk.left - 1);
+  }
+
+  template <typename Tiling>
+  TORCHBN_HOST_DEVICE void step(const Tiling& tiling) {
+    this->step_back(tiling);
+  }
+};
+
+// A walk over a thread's first vectors, of which there are copies `distance` values apart; `next`
+// is still their place in the tensor.
+template <typename Walk>
+struct KeptWalk : Walk {
+  TORCHBN_HOST_DEVICE KeptWalk(const Walk& walk, int from, int distance, int kept)
+      : Walk(walk), from_(from), distance_(distance) {
+    if (this->left > kept) this->left = kept;
+  }
 
   template <typename Tiling>
   TORCHBN_HOST_DEVICE void step(const Tiling& tiling) {
     Walk::step(tiling);
-    slot_ += tiling.pitch() * tiling.width;
+    from_ += distance_;
   }
 
-  TORCHBN_HOST_DEVICE int64_t from() const { return slot_; }
+  TORCHBN_HOST_DEVICE int from() const { return from_; }
 
  private:
-  int slot_;
+  int from_;
+  int distance_;
 };
 
 }  // namespace torchbn::cuda

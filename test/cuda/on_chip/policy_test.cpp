@@ -31,7 +31,7 @@ constexpr Device kDevices[] = {
 };
 constexpr DeviceLimits kH100 = kDevices[1].limits;
 
-// A problem of training with tensors at 0, which is as aligned as can be.
+// A problem of training.
 LaunchPolicy choose(const Extent& extent, DType dtype, bool forward, const DeviceLimits& device,
                     KernelChoice choice = KernelChoice::kAuto) {
   static float somewhere = 0;
@@ -137,7 +137,8 @@ void expect_consistent(const LaunchPolicy& policy, const Tiling& tiling, DType d
     EXPECT_EQ(policy.workspace_bytes, 0u);
   }
   EXPECT_LE(tiling.grid, device.max_grid);
-  EXPECT_GE(launch.tensor_bytes, tiling.unit_vectors() * tiling.width * int64_t(size_of(dtype)));
+  EXPECT_GE(launch.tensor_bytes,
+            launch.slots * tiling.pitch() * tiling.width * int64_t(size_of(dtype)));
   EXPECT_EQ(launch.sums_offset, tensors * launch.tensor_bytes);
   EXPECT_EQ(launch.tensor_bytes % kVectorBytes, 0);
   EXPECT_EQ(launch.coefficients_offset % kVectorBytes, 0);
@@ -214,8 +215,9 @@ TEST(OnChipPolicy, HoldsInTeams) {
     return test::rounds_of(choose(e, dtype, forward, kH100, choice));
   };
   const Extent stem{128, 64, square(112)};  // 6 MiB a channel
-  EXPECT_EQ(rounds(stem, DType::kFloat32, true), 16);
-  EXPECT_EQ(rounds(stem, DType::kFloat32, false), 32);
+  EXPECT_EQ(rounds(stem, DType::kFloat32, true), 1);
+  EXPECT_EQ(rounds(stem, DType::kFloat32, false), 1);
+  EXPECT_EQ(rounds({32, 512, square(56)}, DType::kFloat32, true), 2);  // of 264 blocks
   for (const Layout layout : kLayouts) {
     const Extent one_channel = test::extent_of(64, 1, square(224), layout);
     EXPECT_EQ(rounds(test::extent_of(20, 6, 65536, layout), DType::kFloat16, true), 1);
@@ -223,13 +225,29 @@ TEST(OnChipPolicy, HoldsInTeams) {
     EXPECT_EQ(rounds(one_channel, DType::kFloat32, false), 1);
     EXPECT_EQ(rounds(test::extent_of(8, 3, square(512), layout), DType::kFloat32, true), 1);
   }
-  EXPECT_EQ(rounds({8, 3, square(512)}, DType::kFloat32, false), 3);
-  EXPECT_EQ(rounds({32 * square(56), 64, 1}, DType::kFloat32, true), 1);
-  EXPECT_EQ(rounds({32 * square(56), 64, 1}, DType::kFloat32, false), 2);
-  // A second read costs less than a second round, and where clusters hold it, they meet sooner.
+  // Where clusters hold it, they meet sooner; but not where large ones start in less than two
+  // waves.
   EXPECT_EQ(rounds({64, 1, square(224)}, DType::kFloat32, true, KernelChoice::kAuto), 1);
-  EXPECT_EQ(rounds(stem, DType::kFloat32, true, KernelChoice::kAuto), 0);
+  EXPECT_EQ(rounds(stem, DType::kFloat32, true, KernelChoice::kAuto), 1);
   EXPECT_EQ(rounds({32, 256, square(56)}, DType::kFloat32, true, KernelChoice::kAuto), 0);
+  EXPECT_EQ(rounds({32, 64, square(112)}, DType::kBFloat16, true, KernelChoice::kAuto), 1);
+  EXPECT_EQ(rounds({128, 256, square(56)}, DType::kBFloat16, true, KernelChoice::kAuto), 0);
+}
+
+// Teams keep as much as there is room for.
+TEST(OnChipPolicy, KeepsWhatFits) {
+  const auto kept = [](const Extent& e, bool forward) {
+    const LaunchPolicy policy =
+        choose(e, DType::kFloat32, forward, kH100, KernelChoice::kCooperative);
+    return static_cast<double>(policy.on_chip.slots) /
+           static_cast<double>(test::thread_vectors_of(policy));
+  };
+  for (const Layout layout : kLayouts) {
+    const Extent fits = test::extent_of(8, 3, square(512), layout);  // 24 MiB
+    EXPECT_EQ(kept(fits, true), 1);
+    EXPECT_NEAR(kept(fits, false), 0.55, 0.07);
+    EXPECT_NEAR(kept(test::extent_of(32, 64, square(112), layout), true), 0.26, 0.04);
+  }
 }
 
 TEST(OnChipPolicy, SaysWhy) {
@@ -237,33 +255,13 @@ TEST(OnChipPolicy, SaysWhy) {
                          KernelChoice choice = KernelChoice::kAuto) {
     return std::string(choose(e, DType::kFloat32, forward, kH100, choice).reason);
   };
-  EXPECT_EQ(reason({1000000, 64, 1}), "does not fit on chip");
+  EXPECT_EQ(reason({1000000, 64, 1}), "in teams");
   EXPECT_EQ(reason({64, 1001, 1}), "does not fit on chip");
   EXPECT_EQ(reason({32, 256, square(56)}), "one read");
   EXPECT_EQ(reason({8, 3, 100}), "small: one launch");
   EXPECT_EQ(reason({64, 4, 4096}), "one read, in teams");
   EXPECT_EQ(reason({64, 4, 4096}, true, KernelChoice::kResident), "asked for");
   EXPECT_EQ(reason({8, 3, 100}, true, KernelChoice::kSplit), "asked for");
-}
-
-// Where a tensor lies changes how values are copied, and nothing about who adds them.
-TEST(OnChipPolicy, AddressesDecideAlignmentAlone) {
-  for (const Layout layout : kLayouts)
-    for (const int64_t spatial : {49, 196}) {
-      TrainProblem problem;
-      problem.extent = test::extent_of(64, 2048, spatial, layout);
-      problem.dtype = DType::kBFloat16;
-      const LaunchPolicy aligned = choose_policy(problem, kH100, KernelChoice::kResident);
-      problem.input = reinterpret_cast<const void*>(uintptr_t{2});
-      const LaunchPolicy shifted = choose_policy(problem, kH100, KernelChoice::kResident);
-      EXPECT_TRUE(aligned.aligned);
-      EXPECT_FALSE(shifted.aligned);
-      EXPECT_EQ(aligned.layout, shifted.layout);
-      EXPECT_EQ(aligned.on_chip.cluster, shifted.on_chip.cluster);
-      EXPECT_EQ(aligned.on_chip.shared_bytes, shifted.on_chip.shared_bytes);
-      EXPECT_EQ(aligned.channels_first.grid, shifted.channels_first.grid);
-      EXPECT_EQ(aligned.channels_last.grid, shifted.channels_last.grid);
-    }
 }
 
 // Before compute capability 9.0 a block is alone.

@@ -26,9 +26,8 @@ cuda::DeviceLimits with_cluster(int cluster) {
   return device;
 }
 
-SimulatedCall resident_call(const Extent& e, DType dtype, int cluster, double mean = 3,
-                            int64_t offset = 0) {
-  SimulatedCall call(e, dtype, normal(e.numel(), mean, 2, 1), offset);
+SimulatedCall resident_call(const Extent& e, DType dtype, int cluster, double mean = 3) {
+  SimulatedCall call(e, dtype, normal(e.numel(), mean, 2, 1));
   call.device = with_cluster(cluster);
   call.choice = KernelChoice::kResident;
   return call;
@@ -58,15 +57,13 @@ void check_subsets(SimulatedCall& all) {
 
 class ResidentKernels : public KernelTest {
  protected:
-  // Shapes take turns being misaligned and having a constant momentum.
+  // Shapes take turns having a constant momentum.
   void check_all(int cluster, const std::vector<std::array<int64_t, 3>>& shapes) {
     for (size_t i = 0; i < shapes.size(); ++i) {
       const auto& [batch, channels, spatial] = shapes[i];
-      const int64_t offset = static_cast<int64_t>(i % 3);
-      SimulatedCall call =
-          resident_call(extent(batch, channels, spatial), dtype(), cluster, 3, offset);
+      SimulatedCall call = resident_call(extent(batch, channels, spatial), dtype(), cluster);
       call.cumulative = i % 2 == 0;
-      check_simulated(call, offset);
+      check_simulated(call);
       call.train();
       EXPECT_EQ(call.policy.on_chip.cluster, cluster) << describe(call.extent, dtype());
     }
@@ -98,16 +95,12 @@ TEST_P(ResidentKernels, TilesOfPlanes) {
   if (layout() != Layout::kChannelsFirst) return;
   const auto check = [&](int cluster, int64_t multiprocessors, int64_t batch, int64_t channels,
                          int64_t spatial) {
-    for (const int64_t offset : {0, 1}) {
-      SimulatedCall call =
-          resident_call(extent(batch, channels, spatial), dtype(), cluster, 3, offset);
-      call.device.multiprocessors = multiprocessors;
-      check_simulated(call, offset);
-      call.train();
-      EXPECT_EQ(call.policy.on_chip.cluster, cluster);
-      EXPECT_EQ(call.policy.layout, Layout::kChannelsLast);
-      EXPECT_EQ(call.policy.aligned, offset == 0);
-    }
+    SimulatedCall call = resident_call(extent(batch, channels, spatial), dtype(), cluster);
+    call.device.multiprocessors = multiprocessors;
+    check_simulated(call);
+    call.train();
+    EXPECT_EQ(call.policy.on_chip.cluster, cluster);
+    EXPECT_EQ(call.policy.layout, Layout::kChannelsLast);
   };
   check(1, 1, 3, 8, 49);
   check(1, 1, 2, 40, 7);
@@ -182,9 +175,9 @@ cuda::DeviceLimits with_teams(int64_t multiprocessors, int64_t room) {
   return device;
 }
 
-SimulatedCall cooperative_call(const Extent& e, DType dtype, int64_t multiprocessors, int64_t room,
-                               double mean = 3, int64_t offset = 0) {
-  SimulatedCall call(e, dtype, normal(e.numel(), mean, 2, 1), offset);
+SimulatedCall cooperative_call(const Extent& e, DType dtype, int64_t multiprocessors,
+                               int64_t room) {
+  SimulatedCall call(e, dtype, normal(e.numel(), 3, 2, 1));
   call.device = with_teams(multiprocessors, room);
   call.choice = KernelChoice::kCooperative;
   return call;
@@ -192,21 +185,25 @@ SimulatedCall cooperative_call(const Extent& e, DType dtype, int64_t multiproces
 
 class CooperativeKernels : public KernelTest {
  protected:
-  // Checks a shape misaligned or not, with a constant and a cumulative momentum, and in how many
-  // rounds it is done forward and backward.
+  // Checks a shape with a constant and a cumulative momentum, in how many rounds it is done, and
+  // whether blocks keep all that they read, forward and backward.
   void check(const std::array<int64_t, 3>& shape, int64_t multiprocessors, int64_t room,
-             const std::array<int64_t, 2>& rounds) {
-    for (const int64_t offset : {0, 1}) {
-      const Extent e = extent(shape[0], shape[1], shape[2]);
-      SimulatedCall call = cooperative_call(e, dtype(), multiprocessors, room, 3, offset);
-      call.cumulative = offset == 0;
-      check_simulated(call, offset);
+             int64_t rounds, const std::array<bool, 2>& keeps_all) {
+    const Extent e = extent(shape[0], shape[1], shape[2]);
+    for (const bool cumulative : {false, true}) {
+      SimulatedCall call = cooperative_call(e, dtype(), multiprocessors, room);
+      call.cumulative = cumulative;
+      check_simulated(call);
+      const auto expect = [&](bool keeps) {
+        const cuda::LaunchPolicy& policy = call.policy;
+        EXPECT_LE(policy.on_chip.team * policy.on_chip.teams, 2 * multiprocessors);
+        EXPECT_EQ(rounds_of(policy), rounds) << describe(e, dtype());
+        EXPECT_EQ(policy.on_chip.slots == thread_vectors_of(policy), keeps) << describe(e, dtype());
+      };
       call.train();
-      EXPECT_LE(call.policy.on_chip.team * call.policy.on_chip.teams, 2 * multiprocessors);
-      EXPECT_EQ(rounds_of(call.policy), rounds[0]) << describe(e, dtype());
+      expect(keeps_all[0]);
       call.backward(true);
-      EXPECT_LE(call.policy.on_chip.team * call.policy.on_chip.teams, 2 * multiprocessors);
-      EXPECT_EQ(rounds_of(call.policy), rounds[1]) << describe(e, dtype());
+      expect(keeps_all[1]);
     }
   }
 };
@@ -215,25 +212,36 @@ INSTANTIATE_TEST_SUITE_P(All, CooperativeKernels, every_layout_and_dtype(), name
 // One channel and several, with a team each; odd planes; a tensor that ends within a vector.
 TEST_P(CooperativeKernels, AllAtOnce) {
   constexpr int64_t kEnough = 1 << 20;
-  check({1, 1, 16411}, 3, kEnough, {1, 1});
-  check({33, 3, 129}, 3, kEnough, {1, 1});
-  check({2, 1, 1}, 1, kEnough, {1, 1});
-  check({3, 5, 49}, 3, kEnough, {1, 1});
-  check({300, 5, 4}, 4, kEnough, {1, 1});
+  check({1, 1, 16411}, 3, kEnough, 1, {true, true});
+  check({33, 3, 129}, 3, kEnough, 1, {true, true});
+  check({2, 1, 1}, 1, kEnough, 1, {true, true});
+  check({3, 5, 49}, 3, kEnough, 1, {true, true});
+  check({300, 5, 4}, 4, kEnough, 1, {true, true});
 }
 
-// More groups than teams: all of them have one in the last round, or some have none.
-TEST_P(CooperativeKernels, InRounds) {
+// Blocks that keep a part of what they read, or nothing of it. A tensor that ends within a vector.
+TEST_P(CooperativeKernels, WhatDoesNotFitIsReadAgain) {
   const auto bytes = static_cast<int64_t>(size_of(dtype()));
+  const int64_t of_sums = layout() == Layout::kChannelsFirst ? 128 : 9 << 10;
+  // Four blocks for a channel of 160 KiB, or for all of them.
+  check({5, 1, 32768 / bytes}, 2, of_sums + (24 << 10), 1, {false, false});
+  check({5, 1, 32768 / bytes}, 2, of_sums + (48 << 10), 1, {true, false});
+  check({5, 1, 32768 / bytes}, 2, of_sums + 64, 1, {false, false});
+  check({5, 3, 32768 / bytes + 3}, 2, of_sums + (16 << 10), 1, {false, false});
+  check({7, 3, 49 * 64 / bytes}, 2, of_sums + (6 << 10), 1, {false, false});
+}
+
+// More groups than blocks: all teams have one in the last round, or some have none.
+TEST_P(CooperativeKernels, InRounds) {
   if (layout() == Layout::kChannelsFirst) {
-    // Channels of 80 KiB, for four blocks: in teams of four, of two or alone.
-    check({5, 3, 16384 / bytes}, 2, 48000, {2, 3});
-    check({5, 3, 16384 / bytes}, 2, 88000, {1, 2});
-    check({3, 9, 64}, 2, 1 << 20, {3, 3});
+    check({3, 9, 64}, 2, 1 << 20, 3, {true, true});
+    check({3, 8, 64}, 2, 1 << 20, 2, {true, true});
+    check({9, 5, 4096}, 1, 8 << 10, 3, {false, false});
     return;
   }
-  // Three tiles of four vectors, or two of six.
-  check({40, 3 * 4 * cuda::kVectorBytes / bytes, 80}, 2, 124000, {2, 3});
+  // Tiles of 32 vectors.
+  const int64_t tile = 32 * cuda::width_across(size_of(dtype()));
+  check({40, 3 * tile, 2}, 1, 1 << 20, 2, {true, true});
 }
 
 TEST_P(CooperativeKernels, EverySubsetOfGradients) {
@@ -304,14 +312,14 @@ TEST(OnChipWaits, AreAllNeeded) {
     for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
       const SimulatedCall shared = resident_call(extent_of(8, 2, 4096, layout), DType::kFloat32, 2);
       expect_needed(shared, forward, Wait::kForCluster, {0, 1});
-      // Before the teams' sums are read, and before values are transformed, in one round or two.
-      const bool in_one = forward || layout == Layout::kChannelsLast;
+      // Before the teams' sums are read, and before values are transformed.
       const SimulatedCall teams =
-          cooperative_call(extent_of(5, 2, 4096, layout), DType::kFloat32, 1,
-                           layout == Layout::kChannelsFirst ? 88000 : 1 << 20);
-      expect_needed(teams, forward, Wait::kForCluster,
-                    in_one ? std::vector{0, 1} : std::vector{0, 1, 2, 3});
+          cooperative_call(extent_of(5, 2, 4096, layout), DType::kFloat32, 2, 1 << 20);
+      expect_needed(teams, forward, Wait::kForCluster, {0, 1});
     }
+    // In two rounds.
+    const SimulatedCall rounds = cooperative_call({40, 3 * 128, 1}, DType::kFloat32, 1, 1 << 20);
+    expect_needed(rounds, forward, Wait::kForCluster, {0, 1, 2, 3});
   }
 }
 
