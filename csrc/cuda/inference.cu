@@ -50,7 +50,7 @@ cudaError_t inference(const InferenceProblem& problem, const Launch& launch) {
     return fold_then_normalize(problem, launch);
   return with_tiling(problem.dtype, policy, [&]<typename T, int kWidth>(const auto& tiling) {
     const Normalize<T, kWidth> op{static_cast<const T*>(problem.input),
-                                  static_cast<T*>(problem.output), nullptr};
+                                  static_cast<T*>(problem.output), nullptr, policy.streams};
     return launch_fold_and_transform(op, RunningStatisticsFold<Compute<T>>{problem}, tiling,
                                      launch.stream);
   });

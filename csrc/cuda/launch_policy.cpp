@@ -5,6 +5,21 @@
 
 namespace torchbn::cuda {
 
+namespace {
+
+// Of the L2 cache, the part that an output may take in which others might find it. Measured on an
+// H200, larger ones are up to a tenth faster where they leave the cache to what is read.
+constexpr int64_t kPartOfCache = 4;
+
+template <typename Problem>
+LaunchPolicy with_stores(LaunchPolicy policy, const Problem& problem, const DeviceLimits& device) {
+  const int64_t bytes = problem.extent.numel() * static_cast<int64_t>(size_of(problem.dtype));
+  policy.streams = kPartOfCache * bytes > device.l2_bytes;
+  return policy;
+}
+
+}  // namespace
+
 std::optional<KernelChoice> kernel_choice(std::string_view name) {
   if (name == "split") return KernelChoice::kSplit;
   if (name == "resident") return KernelChoice::kResident;
@@ -15,26 +30,27 @@ std::optional<KernelChoice> kernel_choice(std::string_view name) {
 
 LaunchPolicy choose_policy(const TrainProblem& problem, const DeviceLimits& device,
                            KernelChoice choice) {
-  return on_chip_or(split_policy(problem.extent, problem.dtype, true, device), problem.extent,
-                    problem.dtype, 1, device, choice);
+  const LaunchPolicy split = split_policy(problem.extent, problem.dtype, true, device);
+  return with_stores(on_chip_or(split, problem.extent, problem.dtype, 1, device, choice), problem,
+                     device);
 }
 
 // Nothing is to be read twice.
 LaunchPolicy choose_policy(const InferenceProblem& problem, const DeviceLimits& device,
                            KernelChoice) {
-  return split_policy(problem.extent, problem.dtype, false, device);
+  return with_stores(split_policy(problem.extent, problem.dtype, false, device), problem, device);
 }
 
 // Only training with an input's gradient needs anything twice.
 LaunchPolicy choose_policy(const BackwardProblem& problem, const DeviceLimits& device,
                            KernelChoice choice) {
-  LaunchPolicy split = split_policy(problem.extent, problem.dtype, problem.needs_sums(), device);
-  if (problem.grad_input == nullptr) return split;
-  if (!problem.training) {
-    split.maps_while_summing = problem.needs_sums() && choice != KernelChoice::kSplit;
-    return split;
-  }
-  return on_chip_or(split, problem.extent, problem.dtype, 2, device, choice);
+  LaunchPolicy policy = split_policy(problem.extent, problem.dtype, problem.needs_sums(), device);
+  if (problem.grad_input == nullptr) return policy;
+  if (problem.training)
+    policy = on_chip_or(policy, problem.extent, problem.dtype, 2, device, choice);
+  else
+    policy.maps_while_summing = problem.needs_sums() && choice != KernelChoice::kSplit;
+  return with_stores(policy, problem, device);
 }
 
 }  // namespace torchbn::cuda

@@ -125,9 +125,10 @@ void expect_equal_to_cpu(const Layer& cpu, const Layer& cuda) {
     }
 
     // Both from the same statistics: a mean that is off by e moves sum(dy * xhat) by e * sum(dy).
-    const auto [dx, dweight, dbias] = cpu.backward(mean, invstd, true);
-    const auto [cuda_dx, cuda_dweight, cuda_dbias] =
-        cuda.backward(mean.to(cuda.input.device()), invstd.to(cuda.input.device()), true);
+    const bool weighs = cpu.weight.has_value();
+    const auto [dx, dweight, dbias] = cpu.backward(mean, invstd, true, true, weighs, true);
+    const auto [cuda_dx, cuda_dweight, cuda_dbias] = cuda.backward(
+        mean.to(cuda.input.device()), invstd.to(cuda.input.device()), true, true, weighs, true);
     // dx is a difference of terms of the size of weight * invstd * dy.
     const double terms =
         largest(invstd) * largest(cpu.grad_output) * (cpu.weight ? largest(*cpu.weight) : 1);

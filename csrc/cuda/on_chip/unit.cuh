@@ -184,9 +184,9 @@ __device__ void transform_unit(const Pass& pass, const SlotsOf& slots_of, int sl
   const auto of_lanes = coefficients_of(in_place, tiling, walk);
   transform_short(in_place, tiling, walk, of_lanes);
   if constexpr (!kAll)
-    transform_vectors<vectors_under_way<Pass>(), Stores::kStreaming>(
+    transform_vectors<vectors_under_way<Pass>()>(
         in_place, tiling, BackwardWalk<Walk>(walk, tiling, unit, thread, slots), of_lanes);
-  transform_vectors<Pass::Transform::kVectors, Stores::kStreaming>(
+  transform_vectors<Pass::Transform::kVectors>(
       pass.transform(slots_of, coefficients, first_channel), tiling,
       KeptWalk<Walk>(walk, first_slot(tiling, thread), slot_distance(tiling), slots), of_lanes);
 }

@@ -28,6 +28,7 @@ struct Normalize {
   const T* input;
   T* output;
   const Coefficients* coefficients;  // [C], from first_channel on
+  bool streams;
   int64_t first_channel = 0;
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
@@ -59,6 +60,7 @@ struct InputGradient {
   const T* input;
   T* output;                         // grad_input
   const Coefficients* coefficients;  // [C], from first_channel on
+  bool streams;
   int64_t first_channel = 0;
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
@@ -101,8 +103,7 @@ TORCHBN_HOST_DEVICE auto coefficients_of(const Transform& transform,
 
 // Loads a round of vectors, all in flight at once, then stores what becomes of them. Where it is
 // not known to be full it asks before every vector whether there is one.
-template <bool kFull, Stores kStores, int kVectors, int kLanes, typename Transform, typename Tiling,
-          typename Walk>
+template <bool kFull, int kVectors, int kLanes, typename Transform, typename Tiling, typename Walk>
 TORCHBN_HOST_DEVICE void transform_round(const Transform& transform, const Tiling& tiling,
                                          Walk& walk,
                                          const LaneCoefficients<Transform, kLanes>& coefficients) {
@@ -121,22 +122,20 @@ TORCHBN_HOST_DEVICE void transform_round(const Transform& transform, const Tilin
     Compute<typename Transform::Value> result[kWidth];
     for (int w = 0; w < kWidth; ++w)
       result[w] = Transform::apply(coefficients.lane[kLanes == 1 ? 0 : w], items[v], w);
-    store_vector<kStores>(transform.output + offsets[v],
-                          vector_from_compute<typename Transform::Value>(result));
+    store_vector(transform.output + offsets[v],
+                 vector_from_compute<typename Transform::Value>(result), transform.streams);
   }
   walk.left -= count;
 }
 
 // In rounds of kVectors.
-template <int kVectors, Stores kStores = Stores::kPlain, typename Transform, typename Tiling,
-          typename Walk, int kLanes>
+template <int kVectors, typename Transform, typename Tiling, typename Walk, int kLanes>
 TORCHBN_HOST_DEVICE void transform_vectors(
     const Transform& transform, const Tiling& tiling, Walk walk,
     const LaneCoefficients<Transform, kLanes>& coefficients) {
   while (walk.left >= kVectors)
-    transform_round<true, kStores, kVectors>(transform, tiling, walk, coefficients);
-  if (walk.left > 0)
-    transform_round<false, kStores, kVectors>(transform, tiling, walk, coefficients);
+    transform_round<true, kVectors>(transform, tiling, walk, coefficients);
+  if (walk.left > 0) transform_round<false, kVectors>(transform, tiling, walk, coefficients);
 }
 
 template <typename Transform, typename Coefficients>

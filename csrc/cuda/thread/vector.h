@@ -57,9 +57,6 @@ TORCHBN_HOST_DEVICE Vector<T, kWidth> load_vector(const T* from) {
 #endif
 }
 
-// Where what is stored had better leave the caches to what is still to be read.
-enum class Stores : uint8_t { kPlain, kStreaming };
-
 #ifdef __CUDACC__
 // What is stored in one instruction.
 template <size_t kBytes>
@@ -82,12 +79,14 @@ struct WordOf<16> {
 };
 #endif
 
-template <Stores kStores = Stores::kPlain, typename T, int kWidth>
-TORCHBN_HOST_DEVICE void store_vector(T* to, const Vector<T, kWidth>& vector) {
+// `streams` is the same for a whole launch: caches are left to others.
+template <typename T, int kWidth>
+TORCHBN_HOST_DEVICE void store_vector(T* to, const Vector<T, kWidth>& vector,
+                                      [[maybe_unused]] bool streams = false) {
 #ifdef __CUDA_ARCH__
   using Word = typename WordOf<sizeof(vector)>::Type;
   const Word& word = reinterpret_cast<const Word&>(vector);
-  if constexpr (kStores == Stores::kStreaming)
+  if (streams)
     __stcs(reinterpret_cast<Word*>(to), word);
   else
     *reinterpret_cast<Word*>(to) = word;
