@@ -30,6 +30,9 @@ constexpr int64_t kFewestWaves = 2;
 // read costs less.
 constexpr int kLargestClusterAcross = 2;
 
+// Of the shared memory of a block in a team: what is left to the L1 cache, where loads wait.
+constexpr int64_t kLeftToLoads = int64_t{16} << 10;
+
 struct Problem {
   Extent extent;
   DType dtype;
@@ -140,7 +143,7 @@ Candidate in_teams(const Problem& problem, Tiling tiling, int64_t teams, int64_t
   OnChipLaunch launch;
   launch.team = static_cast<int>(tiling.splits);
   launch.teams = teams;
-  const int64_t room = room_in_pairs(device);
+  const int64_t room = room_in_pairs(device) - kLeftToLoads;
   Candidate candidate =
       lay_out(problem, tiling, launch, slots_in(problem, tiling, room), tiling.grid, room, device);
   lay_out_workspace(candidate.policy, tiling.channels, launch.team);

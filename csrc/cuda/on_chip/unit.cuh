@@ -85,15 +85,20 @@ class AllAtOnce {
   int distance_;
 };
 
-// Vectors that a thread has under way where all blocks read at once.
+// How many vectors of every tensor are so many bytes. More of them than eight only take registers.
 template <typename Pass>
-__device__ constexpr int vectors_under_way() {
-  constexpr int kBytes = 64;  // of all tensors
-  constexpr int kOfVector = Pass::kTensors * Pass::Reduction::kVectorWidth *
-                            static_cast<int>(sizeof(typename Pass::Value));
-  constexpr int kMost = 8;
-  return kBytes / kOfVector < kMost ? kBytes / kOfVector : kMost;
+TORCHBN_HOST_DEVICE constexpr int vectors_in(int bytes) {
+  const int vectors = bytes / (Pass::kTensors * Pass::Reduction::kVectorWidth *
+                               static_cast<int>(sizeof(typename Pass::Value)));
+  return vectors < 8 ? vectors : 8;
 }
+
+// What a thread has under way where all blocks read at once. While it transforms there are no sums
+// in its registers.
+template <typename Pass>
+inline constexpr int kVectorsSummed = vectors_in<Pass>(64);
+template <typename Pass>
+inline constexpr int kVectorsReadAgain = vectors_in<Pass>(64 * Pass::kTensors);
 
 // Reads from the tensors, and leaves copies of a thread's first vectors in its slots.
 template <typename Pass, typename Tiling, typename Walk>
@@ -106,7 +111,7 @@ class FirstOnesKept {
     for (int t = 0; t < Pass::kTensors; ++t) slots_[t] = slots_of(t);
   }
 
-  static __device__ constexpr int vectors(int) { return vectors_under_way<Pass>(); }
+  static __device__ constexpr int vectors(int) { return kVectorsSummed<Pass>; }
   __device__ auto load(const typename Pass::Reduction& reduction, int64_t offset) {
     return reduction.load(offset);
   }
@@ -184,7 +189,7 @@ __device__ void transform_unit(const Pass& pass, const SlotsOf& slots_of, int sl
   const auto of_lanes = coefficients_of(in_place, tiling, walk);
   transform_short(in_place, tiling, walk, of_lanes);
   if constexpr (!kAll)
-    transform_vectors<vectors_under_way<Pass>()>(
+    transform_vectors<kVectorsReadAgain<Pass>>(
         in_place, tiling, BackwardWalk<Walk>(walk, tiling, unit, thread, slots), of_lanes);
   transform_vectors<Pass::Transform::kVectors>(
       pass.transform(slots_of, coefficients, first_channel), tiling,

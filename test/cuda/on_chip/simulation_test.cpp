@@ -167,11 +167,12 @@ TEST_P(ResidentKernels, ConstantChannelsBecomeTheirBias) {
   }
 }
 
-// A device of `multiprocessors` that hold two blocks of some `room` bytes each.
+// A device of `multiprocessors` that hold two blocks of some `room` bytes each, beside what is left
+// to loads.
 cuda::DeviceLimits with_teams(int64_t multiprocessors, int64_t room) {
   cuda::DeviceLimits device{multiprocessors};
-  device.shared_per_block = room;
-  device.shared_per_multiprocessor = 2 * (room + 1024);
+  device.shared_per_block = room + (16 << 10);
+  device.shared_per_multiprocessor = 2 * (device.shared_per_block + 1024);
   return device;
 }
 
