@@ -192,31 +192,33 @@ struct InPlace {
 };
 
 // Adds a round of a thread's vectors, all of which are in flight before the first of them is used.
-// Where it is not known to be full it asks before every vector whether there is one. With the first
-// round, lanes choose what their values lie about.
-template <bool kFirst, bool kFull, int kVectors, int kLanes, typename Reduction, typename Source,
+// Of the first one lanes choose what their values lie about. It, and the last one, ask before every
+// vector whether there is one; those between them are full.
+template <bool kFull, int kVectors, int kLanes, typename Reduction, typename Source,
           typename Tiling, typename Walk>
 TORCHBN_HOST_DEVICE void add_round(const Reduction& reduction, Source& source, const Tiling& tiling,
-                                   Walk& walk, typename Reduction::Lane (&lanes)[kLanes]) {
+                                   Walk& walk, typename Reduction::Lane (&lanes)[kLanes],
+                                   bool first) {
   constexpr int kWidth = Reduction::kVectorWidth;
   const int count = kFull || walk.left > kVectors ? kVectors : walk.left;
   typename Reduction::Item items[kVectors];
-  [[maybe_unused]] int64_t offsets[kVectors];
+  [[maybe_unused]] Walk again = walk;
   for (int v = 0; v < kVectors; ++v) {
     if (!kFull && v >= count) break;
-    offsets[v] = walk.next;
     items[v] = source.load(reduction, walk.next);
     walk.step(tiling);
   }
-  if constexpr (kFirst) {
+  if (!kFull && first) {
     for (int lane = 0; lane < kLanes; ++lane)
       Reduction::choose_center(lanes[lane], items, count, lane, kLanes == 1 ? kWidth : lane + 1);
   }
   for (int v = 0; v < kVectors; ++v) {
     if (!kFull && v >= count) break;
     source.take(items[v]);
-    if constexpr (kMaps<Reduction>)
-      reduction.template map<(kLanes > 1)>(offsets[v], items[v], lanes);
+    if constexpr (kMaps<Reduction>) {
+      reduction.template map<(kLanes > 1)>(again.next, items[v], lanes);
+      again.step(tiling);
+    }
     if constexpr (kLanes == 1)
       Reduction::add(lanes[0], items[v]);
     else
@@ -242,12 +244,10 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, Source& source,
   while (walk.left > 0) {
     Walk again = walk;
     for (int round = 0; round < kRounds && walk.left > 0; ++round) {
-      if (first)
-        add_round<true, false, kVectors>(reduction, source, tiling, walk, lanes);
-      else if (walk.left >= kVectors)
-        add_round<false, true, kVectors>(reduction, source, tiling, walk, lanes);
+      if (!first && walk.left >= kVectors)
+        add_round<true, kVectors>(reduction, source, tiling, walk, lanes, false);
       else
-        add_round<false, false, kVectors>(reduction, source, tiling, walk, lanes);
+        add_round<false, kVectors>(reduction, source, tiling, walk, lanes, first);
       first = false;
     }
 
