@@ -102,6 +102,15 @@ def targets_table(record, scope):
     return beside(record, names, judged_columns(len(record["runs"]) > 1), entries)
 
 
+def operations_table(record):
+    """Over all shapes, layouts and types."""
+    names = ["operation", *(["mode"] if several_modes(record) else [])]
+    entries = [(number, key, judge(group)) for number, run in enumerate(record["runs"])
+               for key, group in groups_of(
+                   run["results"], lambda r: tuple(r[name] for name in names)).items()]
+    return beside(record, names, judged_columns(len(record["runs"]) > 1), entries)
+
+
 def sets_table(record):
     """Per set of shapes, over both layouts and all types."""
     names = ["operation", *(["mode"] if several_modes(record) else [])]
@@ -185,9 +194,10 @@ def origin(record):
             f"{f', load average before it began {load}' if load is not None else ''}.")
 
 
-LEGEND = ("Ratios are a peer's time / torchbn's, above 1 where torchbn is faster; those without "
+RATIOS = ("Ratios are a peer's time / torchbn's, above 1 where torchbn is faster; those without "
           "a name are against the best peer of a case. \"of floor\": the floor's time / torchbn's. "
-          "Mean: the geometric one. Lost: the whole interval lies below 1. Allocation default: "
+          "Mean: the geometric one. Lost: the whole interval lies below 1.")
+LEGEND = (f"{RATIOS} Allocation default: "
           "outputs come as each library allocates them. Those of floor and peers are often fresh "
           "pages, which take time; torchbn's are recycled (see Memory in the README), hence more "
           "than 100% of floor. Allocation warm: the C library keeps freed memory, so that nobody "

@@ -164,6 +164,18 @@ def test_calls_have_a_section_with_every_case_of_every_result(tmp_path):
     assert not ended.value.code
 
 
+def test_a_gpu_has_a_section_with_every_operation(tmp_path):
+    path, page = tmp_path / "r.json", tmp_path / "README.md"
+    measured = run([result(4.0), result(1.0, (9, 9)), result(3.0, operation="eval")])
+    measured["left_out"] = ["9x9 channels_last float32 train"]
+    store.save(path, record(measured))
+    page.write_text(f"{readme.GPU.begin}\n{readme.GPU.end}\n")
+    readme.main([str(path), "--gpu", "--readme", str(page)])
+    text = page.read_text()
+    assert "| train | 2.00 | 1.00 |" in text and "| eval | 3.00 |" in text
+    assert "Left out: 1 cases, from 9x9 channels_last float32 train on" in text
+
+
 def test_two_results_need_the_section_of_calls(tmp_path):
     path = tmp_path / "r.json"
     store.save(path, record(run([result()])))
@@ -181,7 +193,7 @@ def test_a_readme_without_markers_is_left_alone(tmp_path):
 
 
 def test_the_readme_of_the_repository_has_the_markers():
-    for section in (readme.SECTION, readme.CALLS):
+    for section in (readme.SECTION, readme.CALLS, readme.GPU):
         section.replace((ROOT / "README.md").read_text(), "anything\n")
 
 
@@ -194,3 +206,4 @@ def test_the_readme_of_the_repository_shows_committed_results():
     results = ROOT / "scripts" / "bench" / "results"
     assert any(is_current(path) for path in results.glob("bench_*.json"))
     assert is_current("--calls", *sorted(results.glob("calls_*.json")))
+    assert any(is_current("--gpu", path) for path in results.glob("bench_nvidia_*.json"))
