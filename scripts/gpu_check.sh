@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the CUDA side on a machine that has a GPU: four parts, each with one JSON result.
 #
-#   gpu_check.sh [--out DIR] [--only PART] [--quick]
+#   gpu_check.sh [--out DIR] [--only PART] [--quick] [--seconds N]
 #
 #   --out DIR    where the results go (default: scripts/bench/results)
 #   --only PART  test      the C++ tests, and those in Python that need a GPU
@@ -9,6 +9,7 @@
 #                sanitize  compute-sanitizer over the tests that start every kernel once
 #                profile   bytes that ncu counts, beside the model's
 #   --quick      less of everything: 3 minutes rather than 9
+#   --seconds N  as much as fits into so many
 #
 # A part whose tool is missing, or for which no time is left, is skipped and says so. Results name
 # the GPU, its driver and the versions of torch and CUDA, but no host and no path.
@@ -43,6 +44,12 @@ while (($#)); do
     --quick)
       command+=" --quick"
       options+=(--quick)
+      ;;
+    --seconds)
+      [[ ${2-} =~ ^[1-9][0-9]*$ ]] || die "--seconds takes a number"
+      command+=" --seconds $2"
+      options+=(--seconds "$2")
+      shift
       ;;
     -h | --help) help && exit ;;
     *) die "unknown argument $1; see --help" ;;

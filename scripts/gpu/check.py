@@ -24,8 +24,8 @@ from machine import brief_error  # noqa: E402
 # In order, what is wanted most first.
 PARTS = {"test": suites.run, "bench": benchmark.run, "sanitize": sanitize.run,
          "profile": traffic.run}
-# For all parts together, a minute less than the ten that machines are lent for. What is still
-# running then is ended and counts as failed.
+# For all parts together, a minute less than the ten that machines are lent for, unless told
+# otherwise. What is still running then is ended and counts as failed.
 SECONDS = {False: 540, True: 180}
 # In what proportion the parts share the time: what one leaves is for those behind it.
 SHARES = {"test": 8, "bench": 5, "sanitize": 4, "profile": 3}
@@ -41,13 +41,14 @@ class Check:
     out: pathlib.Path
     work: pathlib.Path
     quick: bool = False
+    limit: float | None = None  # seconds for all parts
     environment: dict = field(default_factory=lambda: dict(os.environ))
     begin: float = field(default_factory=time.monotonic)
     end: float = math.inf  # of the part that runs
 
     def left(self):
         """Seconds for all parts that are to come."""
-        return self.begin + SECONDS[self.quick] - time.monotonic()
+        return self.begin + (self.limit or SECONDS[self.quick]) - time.monotonic()
 
     def begin_part(self, parts):
         """The first of the parts begins, the others are to come."""
@@ -95,13 +96,15 @@ def main(arguments=None):
     parser.add_argument("--command", required=True, help="as the results are to name it")
     parser.add_argument("--only", choices=list(PARTS))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=float)
     options = parser.parse_args(arguments)
     # Programs are started in sessions of their own: who ends this one by a signal ends them too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options.out.mkdir(parents=True, exist_ok=True)
     parts = [options.only] if options.only else list(PARTS)
     with tempfile.TemporaryDirectory() as work:
-        check = Check(options.root, options.build, options.out, pathlib.Path(work), options.quick)
+        check = Check(options.root, options.build, options.out, pathlib.Path(work), options.quick,
+                      options.seconds)
         sys.exit(not run(check, parts, options.command))
 
 

@@ -27,7 +27,8 @@ def shell(*arguments, **environment):
 @pytest.mark.parametrize("arguments, text", [
     (["--only"], "--only takes test, bench, sanitize or profile"),
     (["--only", "all"], "--only takes test, bench, sanitize or profile"),
-    (["--out"], "--out takes a folder"), (["--no-bench"], "unknown argument --no-bench")])
+    (["--out"], "--out takes a folder"), (["--no-bench"], "unknown argument --no-bench"),
+    (["--seconds"], "--seconds takes a number"), (["--seconds", "-5"], "--seconds takes a number")])
 def test_bad_options_are_explained(arguments, text):
     done = shell(*arguments)
     assert done.returncode == 1 and text in done.stderr
@@ -42,7 +43,7 @@ def test_without_a_gpu_nothing_is_written(tmp_path):
 
 @pytest.mark.parametrize("arguments, named", [
     ("--out out --only test", "--out DIR --only test"), ("--quick --out quick", "--quick --out DIR"),
-    ("--only bench", "--only bench")])
+    ("--only bench", "--only bench"), ("--seconds 90 --quick", "--seconds 90 --quick")])
 def test_results_name_the_command_without_its_folder(tmp_path, arguments, named):
     (tmp_path / "scripts").mkdir()
     for name in ("gpu_check.sh", "common.sh"):
@@ -83,6 +84,9 @@ def test_the_time_is_shared():
     made.begin -= 65
     made.begin_part(["profile"])
     assert made.seconds() == 0
+    told = check.Check(*[None] * 4, quick=True, limit=900)
+    told.begin_part(["profile"])
+    assert 890 < told.seconds() <= 900
 
 
 def test_no_part_begins_that_cannot_end(made_up, monkeypatch, capsys):
