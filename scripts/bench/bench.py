@@ -116,6 +116,10 @@ def parse(arguments):
     options.cases = cases.select(options.device, quick=options.quick, shapes=options.shapes,
                                  layouts=options.layout, dtypes=options.dtype,
                                  operations=options.operation)
+    if options.deadline is not None:
+        # What is left out is then of the last shapes, and not of the last operations and types.
+        shapes = [case.shape for case in options.cases]
+        options.cases.sort(key=lambda case: shapes.index(case.shape))
     options.threads = list(dict.fromkeys(options.threads or []))
     options.end = time.monotonic() + (math.inf if options.deadline is None else options.deadline)
     if not options.cases:

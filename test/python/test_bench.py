@@ -122,6 +122,14 @@ def test_no_case_begins_after_the_deadline(three_cases, monkeypatch, capsys):
     assert not only["results"] and len(only["left_out"]) == 3
 
 
+def test_what_a_deadline_leaves_out_is_of_the_last_shapes():
+    some = ["--shapes", "4x5", "4x3x2", "--dtype", "float32", "bfloat16", "--operation", "train", "eval"]
+    assert [case.shape for case in bench.parse(some).cases[:2]] == [(4, 5), (4, 3, 2)]
+    limited = bench.parse([*some, "--deadline", "9"]).cases
+    assert [case.shape for case in limited] == [(4, 5)] * 4 + [(4, 3, 2)] * 8
+    assert {case.name for case in limited} == {case.name for case in bench.parse(some).cases}
+
+
 def test_a_run_leaves_a_file_without_host_or_path(tmp_path, capsys, monkeypatch):
     def no_rounds(contestants, clock, **_):
         for call in contestants.values():
