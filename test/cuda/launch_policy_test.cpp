@@ -111,6 +111,30 @@ TEST(LaunchPolicy, WorkspaceHoldsPartialSumsThenCoefficients) {
   EXPECT_EQ(plain.workspace_coefficients, 0u);
 }
 
+// Of large tensors, whose output would push out of the cache what is still to be read.
+TEST(LaunchPolicy, LargeOutputsAreStoredPastTheCaches) {
+  DeviceLimits device = kH200;
+  device.l2_bytes = 60 << 20;
+  const auto streams = [&](auto problem, int64_t batch, KernelChoice choice) {
+    problem.extent = {batch, 64, 56 * 56};
+    return choose_policy(problem, device, choice).streams;
+  };
+  for (const KernelChoice choice : {KernelChoice::kSplit, KernelChoice::kAuto}) {
+    BackwardProblem backward;
+    float value = 0;
+    backward.grad_input = &value;
+    for (const bool training : {true, false}) {
+      backward.training = training;
+      EXPECT_FALSE(streams(backward, 16, choice));
+      EXPECT_TRUE(streams(backward, 32, choice));
+    }
+    EXPECT_FALSE(streams(TrainProblem{}, 16, choice));
+    EXPECT_TRUE(streams(TrainProblem{}, 32, choice));
+    EXPECT_FALSE(streams(InferenceProblem{}, 16, choice));
+    EXPECT_TRUE(streams(InferenceProblem{}, 32, choice));
+  }
+}
+
 TEST(LaunchPolicy, EvaluationNeedsSumsForParametersOnly) {
   float value = 0;
   BackwardProblem problem;
