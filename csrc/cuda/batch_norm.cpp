@@ -1,7 +1,10 @@
 // The operators on a GPU: checks, allocation, launches.
 
+#include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
+#include <system_error>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/cuda/CUDAContextLight.h>
@@ -35,10 +38,25 @@ cuda::KernelChoice requested_kernel() {
   return *choice;
 }
 
+// What TORCHBN_CUDA_LEFT_FREE asks for, likewise.
+int64_t multiprocessors_left_free(int64_t multiprocessors) {
+  const char* const text = std::getenv("TORCHBN_CUDA_LEFT_FREE");
+  if (text == nullptr) return 0;
+  const char* const end = text + std::strlen(text);
+  int64_t number = -1;
+  const auto [stopped, error] = std::from_chars(text, end, number);
+  TORCH_CHECK_VALUE(
+      error == std::errc() && stopped == end && number >= 0 && number < multiprocessors,
+      "TORCHBN_CUDA_LEFT_FREE must be a number of multiprocessors below ", multiprocessors,
+      ", but it is \"", text, "\"");
+  return number;
+}
+
 cuda::DeviceLimits limits_of_current_device() {
   const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
   cuda::DeviceLimits limits;
   limits.multiprocessors = properties.multiProcessorCount;
+  limits.left_free = multiprocessors_left_free(limits.multiprocessors);
   limits.shared_per_block = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
   limits.shared_per_multiprocessor = static_cast<int64_t>(properties.sharedMemPerMultiprocessor);
   limits.l2_bytes = properties.l2CacheSize;

@@ -226,6 +226,29 @@ def test_unknown_kernels_are_refused(monkeypatch):
     assert counter == 0
 
 
+@pytest.mark.parametrize("number", ["-1", "1.5", "many", "100000", ""])
+def test_a_wrong_number_of_multiprocessors_is_refused(monkeypatch, number):
+    monkeypatch.setenv("TORCHBN_CUDA_LEFT_FREE", number)
+    counter = torch.tensor(0, device="cuda")
+    with pytest.raises(ValueError, match=f'number of multiprocessors below [0-9]+, but it is "{number}"'):
+        batch_norm(random((4, 3), device="cuda"), training=True, num_batches_tracked=counter)
+    assert counter == 0
+
+
+def test_multiprocessors_may_be_left_to_others(monkeypatch):
+    x = random((20, 6, 128, 128), device="cuda")
+    dy = random(x.shape, seed=1, device="cuda")
+    results = []
+    for number in ("0", str(torch.cuda.get_device_properties(0).multi_processor_count - 1)):
+        monkeypatch.setenv("TORCHBN_CUDA_LEFT_FREE", number)
+        leaf = x.clone().requires_grad_()
+        y = batch_norm(leaf, training=True)
+        y.backward(dy)
+        results.append((y.detach(), leaf.grad))
+    for some, others in zip(*results, strict=True):
+        torch.testing.assert_close(some, others, rtol=0, atol=1e-5)
+
+
 def test_a_parameter_on_another_device_is_refused():
     with pytest.raises(RuntimeError, match="weight must be on input's device, cuda:0"):
         batch_norm(random((4, 3), device="cuda"), torch.ones(3), training=True)

@@ -156,7 +156,8 @@ struct BestTeams {
   template <typename Tiling, size_t kCount>
   Candidate operator()(const Problem& problem, const std::array<Tiling, kCount>& tilings,
                        const DeviceLimits& device) const {
-    const int64_t blocks = std::min(kCooperativeBlocks * device.multiprocessors, device.max_grid);
+    const int64_t blocks =
+        std::min(kCooperativeBlocks * (device.multiprocessors - device.left_free), device.max_grid);
     Candidate found;
     int64_t fewest = std::numeric_limits<int64_t>::max();
     for (const Tiling& tiling : tilings) {

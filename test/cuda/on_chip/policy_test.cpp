@@ -250,6 +250,27 @@ TEST(OnChipPolicy, KeepsWhatFits) {
   }
 }
 
+// Others keep the multiprocessors that are left free, and clusters wait for nobody anyway.
+TEST(OnChipPolicy, TeamsLeaveMultiprocessorsFree) {
+  DeviceLimits device = kH100;
+  device.left_free = 20;
+  for (const Layout layout : kLayouts)
+    for (const bool forward : {true, false}) {
+      const Extent e = test::extent_of(128, 64, square(112), layout);
+      const OnChipLaunch all = choose(e, DType::kFloat32, forward, kH100).on_chip;
+      const OnChipLaunch some = choose(e, DType::kFloat32, forward, device).on_chip;
+      EXPECT_GT(all.team * all.teams, 2 * 112);
+      EXPECT_LE(some.team * some.teams, 2 * 112);
+      EXPECT_GT(some.team * some.teams, 2 * 90);
+    }
+  device.left_free = 131;
+  EXPECT_LE(
+      choose({128, 64, square(112)}, DType::kFloat32, true, device, KernelChoice::kCooperative)
+          .on_chip.teams,
+      2);
+  EXPECT_EQ(cluster({32, 256, square(56)}, DType::kFloat32, true, KernelChoice::kAuto, device), 4);
+}
+
 TEST(OnChipPolicy, SaysWhy) {
   const auto reason = [](const Extent& e, bool forward = true,
                          KernelChoice choice = KernelChoice::kAuto) {
