@@ -20,6 +20,7 @@ namespace torchbn {
 //   dx = weight * invstd * (dy - d_bias / n - xhat * d_weight / n)
 
 // Sums over a channel, in double, merged by addition in an order fixed by the problem's shape.
+// Aligned as ShiftedSums are.
 struct alignas(16) GradientSums {
   double dy = 0;           // sum(dy)
   double dy_centered = 0;  // sum(dy * (x - mean))

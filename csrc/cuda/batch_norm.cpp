@@ -72,9 +72,10 @@ ThreeTensors run(Call& call, const at::Device& device,
   const cuda::KernelChoice choice = requested_kernel();
   if (call.empty()) return call.results();
   const Problem& problem = call.problem();
+  const cuda::DeviceLimits limits = limits_of_current_device();
   const auto enqueue = [&](cuda::KernelChoice kernel) {
     cuda::Launch launch;
-    launch.policy = cuda::choose_policy(problem, limits_of_current_device(), kernel);
+    launch.policy = cuda::choose_policy(problem, limits, kernel);
     const at::Tensor workspace = at::empty({static_cast<int64_t>(launch.policy.workspace_bytes)},
                                            at::TensorOptions().dtype(at::kByte).device(device));
     launch.workspace = workspace.mutable_data_ptr();

@@ -80,6 +80,13 @@ struct LaunchPolicy {
   FinishLaunch finish;  // of the split kernels
 };
 
+// read(the tiling in use), for what all tilings have.
+template <typename Read>
+auto of_tiling(const LaunchPolicy& policy, const Read& read) {
+  return policy.layout == Layout::kChannelsFirst ? read(policy.channels_first)
+                                                 : read(policy.channels_last);
+}
+
 LaunchPolicy choose_policy(const TrainProblem& problem, const DeviceLimits& device,
                            KernelChoice choice = kDefaultKernel);
 LaunchPolicy choose_policy(const InferenceProblem& problem, const DeviceLimits& device,

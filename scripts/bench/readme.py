@@ -2,7 +2,8 @@
 
 Nothing in them is typed by hand: run it again after every measurement. Results with --calls are of
 small tensors, where the call is the cost, and have a section of their own, in which every case is
-shown; a result with --gpu has one that shows every operation. With --check nothing is written; the exit status says whether the README shows the results.
+shown; a result with --gpu has one that shows every operation. With --check nothing is written; the
+exit status says whether the README shows the results.
 """
 
 import argparse

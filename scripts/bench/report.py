@@ -102,25 +102,28 @@ def targets_table(record, scope):
     return beside(record, names, judged_columns(len(record["runs"]) > 1), entries)
 
 
-def operations_table(record):
-    """Over all shapes, layouts and types."""
-    names = ["operation", *(["mode"] if several_modes(record) else [])]
-    entries = [(number, key, judge(group)) for number, run in enumerate(record["runs"])
-               for key, group in groups_of(
-                   run["results"], lambda r: tuple(r[name] for name in names)).items()]
-    return beside(record, names, judged_columns(len(record["runs"]) > 1), entries)
-
-
-def sets_table(record):
-    """Per set of shapes, over both layouts and all types."""
+def judged_table(record, before=None):
+    """A judgement of every operation, over both layouts and all types. before: {name of a column:
+    its cell for a result}, by which results are told apart as well."""
+    before = before or {}
     names = ["operation", *(["mode"] if several_modes(record) else [])]
     entries = []
     for number, run in enumerate(record["runs"]):
-        groups = groups_of(run["results"], lambda r: (
-            cases.set_of(cases.parse_shape(r["shape"]), record["device"]),
-            *(r[name] for name in names)))
+        groups = groups_of(run["results"], lambda r: (*(cell(r) for cell in before.values()),
+                                                      *(r[name] for name in names)))
         entries += [(number, key, judge(group)) for key, group in groups.items()]
-    return beside(record, ["set", *names], judged_columns(len(record["runs"]) > 1), entries)
+    return beside(record, [*before, *names], judged_columns(len(record["runs"]) > 1), entries)
+
+
+def operations_table(record):
+    """Over all shapes."""
+    return judged_table(record)
+
+
+def sets_table(record):
+    """Per set of shapes."""
+    return judged_table(record, {
+        "set": lambda r: cases.set_of(cases.parse_shape(r["shape"]), record["device"])})
 
 
 def duration(microseconds):

@@ -5,14 +5,12 @@
 namespace torchbn::test {
 
 inline int64_t groups_of(const cuda::LaunchPolicy& policy) {
-  return policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
-                                                 : policy.channels_last.groups();
+  return cuda::of_tiling(policy, [](const auto& tiling) { return tiling.groups(); });
 }
 
 // Of a thread, in a unit.
 inline int64_t thread_vectors_of(const cuda::LaunchPolicy& policy) {
-  return policy.layout == Layout::kChannelsFirst ? policy.channels_first.thread_vectors()
-                                                 : policy.channels_last.thread_vectors();
+  return cuda::of_tiling(policy, [](const auto& tiling) { return tiling.thread_vectors(); });
 }
 
 // Of teams, in which these take all groups; 0 where none are in use.

@@ -230,19 +230,14 @@ const char* reason_for_clusters(const Problem& problem, const Candidate& candida
 }
 
 bool keeps_all(const Candidate& teams) {
-  const LaunchPolicy& policy = teams.policy;
-  const int64_t vectors = policy.layout == Layout::kChannelsFirst
-                              ? policy.channels_first.thread_vectors()
-                              : policy.channels_last.thread_vectors();
-  return policy.on_chip.slots >= vectors;
+  return teams.policy.on_chip.slots >=
+         of_tiling(teams.policy, [](const auto& tiling) { return tiling.thread_vectors(); });
 }
 
 // In several rounds, all blocks wait for the slowest of them so many times.
 bool in_one_round(const Candidate& teams) {
-  const LaunchPolicy& policy = teams.policy;
-  const int64_t groups = policy.layout == Layout::kChannelsFirst ? policy.channels_first.groups()
-                                                                 : policy.channels_last.groups();
-  return groups <= policy.on_chip.teams;
+  return of_tiling(teams.policy, [](const auto& tiling) { return tiling.groups(); }) <=
+         teams.policy.on_chip.teams;
 }
 
 }  // namespace
