@@ -1,29 +1,10 @@
 #pragma once
 
-#include "cpu/vec/primitives.h"
-#include "cpu/vec/simd.h"
+#include "cpu/vec/lanes.h"
 
 // What sums are held in. Internal linkage: see simd.h.
 namespace torchbn::cpu::vec {
 namespace {
-
-constexpr int kDoubles = kWidth<double>;
-constexpr int kDoubleRegisters = kLanes / kDoubles;
-constexpr int kFloats = kWidth<float>;
-constexpr int kFloatRegisters = kLanes / kFloats;
-
-// kMask + n keeps the last n of kLanes lanes, kMask + 2 * kLanes - n the first n. An element of it
-// is as wide as the lanes' values.
-template <typename Bits>
-alignas(64) constexpr Bits kMask[3 * kLanes] = {
-    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,   //
-    -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
-    0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
-
-template <typename V, typename Bits>
-TORCHBN_ALWAYS_INLINE V keep(V value, const Bits* mask) {
-  return bit_cast<V>(bit_cast<Register<Bits>>(value) & load_bits<Register<Bits>>(mask));
-}
 
 // The two sums of kLanes lanes in registers, as add_moments and add_gradient define them.
 struct Accumulator {
@@ -64,13 +45,13 @@ struct Accumulator {
   }
 };
 
-// The same in float, about a centre for each lane.
+// The same in float, about a centre for each lane; in the order in which the values are loaded.
 struct FloatAccumulator {
   using MaskBits = int32_t;
 
-  Register<float> center[kFloatRegisters];
-  Register<float> first[kFloatRegisters];
-  Register<float> second[kFloatRegisters];
+  FloatLanes center;
+  FloatLanes first;
+  FloatLanes second;
 
   TORCHBN_ALWAYS_INLINE void load(const float* from_center, const float* from_first,
                                   const float* from_second) {
@@ -81,12 +62,7 @@ struct FloatAccumulator {
     });
   }
 
-  TORCHBN_ALWAYS_INLINE FloatAccumulator fresh() const {
-    FloatAccumulator result = {};
-    unroll<kFloatRegisters>([&](auto i)
-                                __attribute__((always_inline)) { result.center[i] = center[i]; });
-    return result;
-  }
+  TORCHBN_ALWAYS_INLINE FloatAccumulator fresh() const { return {center, {}, {}}; }
 
   TORCHBN_ALWAYS_INLINE void operator+=(const FloatAccumulator& other) {
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {

@@ -76,11 +76,15 @@ TORCHBN_ALWAYS_INLINE Sample sample_of(const Bundle& bundle) {
   return {rows, bundle.rows / rows * bundle.stride, blocks, 2 * (bundle.blocks / blocks) * kLanes};
 }
 
-// The float sums of a bundle as double ones about the pivots. A lane where float does not suffice
-// is summed again: each lane for itself, so that its bits do not depend on its neighbours.
+// The float sums of a bundle, as they are loaded, as double ones about the pivots. A lane where
+// float does not suffice is summed again: each lane for itself, so that its bits do not depend on
+// its neighbours.
 template <typename Source, typename Pivot>
-TORCHBN_ALWAYS_INLINE Accumulator to_double(const FloatAccumulator& part, const Source& source,
+TORCHBN_ALWAYS_INLINE Accumulator to_double(const FloatAccumulator& loaded, const Source& source,
                                             const Bundle& bundle, const Pivot& pivot) {
+  using T = typename Source::Element;
+  const FloatAccumulator part{in_order<T>(loaded.center), in_order<T>(loaded.first),
+                              in_order<T>(loaded.second)};
   Accumulator sums;
   const Register<double> whole = broadcast(static_cast<double>(bundle.rows * bundle.blocks));
   const Register<double> rows = broadcast(static_cast<double>(bundle.rows));

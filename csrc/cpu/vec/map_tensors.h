@@ -26,7 +26,7 @@ TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Map<const V*>& map, in
   return map.each([&](const V* values) __attribute__((always_inline)) {
     const V* const from = values + column;
     if constexpr (kPairs)
-      return every_other<kAt>(load<kN>(from), load<kN>(from + kN));
+      return load_every_other<kAt>(from);
     else
       return load<kN>(from + kAt * kN);
   });
@@ -67,7 +67,7 @@ TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Seam<Map, V>& seam, in
 template <bool kPairs, typename T, int kCount>
 TORCHBN_ALWAYS_INLINE void load_block(const T* from, Register<Compute<T>> (&values)[kCount]) {
   if constexpr (kPairs) {
-    load_pairs(from, values);
+    load_pairs(from, values[0], values[1]);
   } else {
     unroll<kCount>([&](auto i) __attribute__((always_inline)) {
       values[i] = load<kWidth<Compute<T>>>(from + i * kWidth<Compute<T>>);

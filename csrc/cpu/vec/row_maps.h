@@ -14,9 +14,10 @@ template <typename T>
 constexpr int kBlock = std::max(kLanes, kStoredRegisters<T>* kWidth<Compute<T>>);
 
 // Rows of half types share one load of their columns' coefficients: in the caches these loads would
-// be two thirds of all. Rows of wider types, and all from memory, are better streams alone,
-// prefetched ahead.
-constexpr int64_t kSharingRows = 4;
+// be two thirds of all. More rows share what has to be sorted for pairs. Rows of wider types, and
+// all from memory, are better streams alone, prefetched ahead.
+template <typename T>
+constexpr int64_t kSharingRows = kLoadsPairs<T> ? 8 : 4;
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool shares_coefficients(Origin origin) {
   return sizeof(T) == 2 && origin == Origin::kCaches;
@@ -30,7 +31,7 @@ TORCHBN_ALWAYS_INLINE void map_block(const Tensors& block, int64_t stride, const
   constexpr int kN = kWidth<Compute<T>>;
   constexpr int kCount = kStoredRegisters<T> * kN <= kElements ? kStoredRegisters<T> : 1;
   // Coefficients from arrays have to be sorted for pairs.
-  constexpr bool kSortingPays = !kFromArrays<Map> || kRows >= kSharingRows;
+  constexpr bool kSortingPays = !kFromArrays<Map> || kRows >= kSharingRows<T>;
   constexpr bool kPairs = kCount == 2 && kLoadsPairs<T> && kSortingPays;
   unroll<kElements / (kCount * kN)>([&](auto i) __attribute__((always_inline)) {
     const int64_t lane = i * kCount * kN;
@@ -155,8 +156,8 @@ TORCHBN_ALWAYS_INLINE void map_strip(const Tensors& tensors, const Strip& strip,
   }
   int64_t row = 0;
   if (kFromArrays<Map> && shares_coefficients<T>(origin))
-    for (; row + kSharingRows <= strip.rows; row += kSharingRows)
-      map_rows<T, kSharingRows>(tensors + row * strip.stride, strip, map);
+    for (; row + kSharingRows<T> <= strip.rows; row += kSharingRows<T>)
+      map_rows<T, kSharingRows<T>>(tensors + row * strip.stride, strip, map);
   for (; row < strip.rows; ++row) {
     const Tensors run = tensors + row * strip.stride;
     if (strip.length >= kLeastAligned)

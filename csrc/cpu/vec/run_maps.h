@@ -46,10 +46,11 @@ TORCHBN_ALWAYS_INLINE void map_neighbours(const Tensors& tensors, int64_t length
 
 // Are neighbouring runs better taken as columns of a table? Those shorter than a block are, and
 // narrow rows that share coefficients, if they are enough to pay for laying these out.
+constexpr int64_t kLeastRowsOfColumns = 16;
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool are_columns(const Strip& strip, Origin origin) {
   if (strip.length < kBlock<T>) return true;
-  return shares_coefficients<T>(origin) && strip.rows >= 4 * kSharingRows &&
+  return shares_coefficients<T>(origin) && strip.rows >= kLeastRowsOfColumns &&
          strip.runs * strip.length <= kPanelColumns<T> / 2;
 }
 

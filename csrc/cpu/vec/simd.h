@@ -303,9 +303,22 @@ template <int kOdd, typename V, int... i>
 TORCHBN_ALWAYS_INLINE auto every_other(V first, V second, std::integer_sequence<int, i...>) {
   return __builtin_shufflevector(first, second, (2 * i + kOdd)...);
 }
-template <int kOdd>
-TORCHBN_ALWAYS_INLINE Register<float> every_other(Register<float> first, Register<float> second) {
-  return every_other<kOdd>(first, second, std::make_integer_sequence<int, kWidth<float>>{});
+template <int kOdd, typename V>
+TORCHBN_ALWAYS_INLINE V every_other(V first, V second) {
+  constexpr int kN = sizeof(V) / sizeof(first[0]);
+  return every_other<kOdd>(first, second, std::make_integer_sequence<int, kN>{});
+}
+
+// The elements of two registers by turns: the lower (0) or the upper (1) half of them.
+template <int kHalf, typename V, int... i>
+TORCHBN_ALWAYS_INLINE V alternate(V first, V second, std::integer_sequence<int, i...>) {
+  constexpr int kN = sizeof...(i);
+  return __builtin_shufflevector(first, second, (kHalf * kN / 2 + i / 2 + i % 2 * kN)...);
+}
+template <int kHalf, typename V>
+TORCHBN_ALWAYS_INLINE V alternate(V first, V second) {
+  constexpr int kN = sizeof(V) / sizeof(first[0]);
+  return alternate<kHalf>(first, second, std::make_integer_sequence<int, kN>{});
 }
 
 template <bool kPastCaches, int kCount>
@@ -340,16 +353,39 @@ template <typename T>
 constexpr bool kLoadsPairs = std::same_as<T, BFloat16>;
 #endif
 
-TORCHBN_ALWAYS_INLINE void load_pairs(const BFloat16* from, Register<float> (&values)[2]) {
+TORCHBN_ALWAYS_INLINE void load_pairs(const BFloat16* from, Register<float>& even,
+                                      Register<float>& odd) {
   const auto pairs = load_bits<Register<uint32_t>>(from);
-  values[0] = bit_cast<Register<float>>(pairs << 16);
-  values[1] = bit_cast<Register<float>>(pairs & 0xffff0000u);
+  even = bit_cast<Register<float>>(pairs << 16);
+  odd = bit_cast<Register<float>>(pairs & 0xffff0000u);
 }
 
 template <bool kPastCaches>
 TORCHBN_ALWAYS_INLINE void store_pairs(BFloat16* to, const Register<float> (&values)[2]) {
-  put<kPastCaches>(
-      to, (round_upper_half(values[0]) >> 16) | (round_upper_half(values[1]) & 0xffff0000u));
+  const auto even = round_upper_half(values[0]) >> 16;
+  const auto odd = round_upper_half(values[1]);
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  put<kPastCaches>(to, _mm256_blend_epi16(bit_cast<__m256i>(even), bit_cast<__m256i>(odd), 0xaa));
+#else
+  put<kPastCaches>(to, even | (odd & 0xffff0000u));
+#endif
+}
+
+// The even (0) or the odd (1) ones of two registers of elements. On AVX2 without shuffles across
+// the halves of a register, which take twice as long.
+template <int kOdd, typename E>
+TORCHBN_ALWAYS_INLINE Register<E> load_every_other(const E* from) {
+  constexpr int kN = kWidth<E>;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (std::same_as<E, float>) {
+    const auto quarters = [&](int i) __attribute__((always_inline)) {
+      const __m256 lower = _mm256_castps128_ps256(_mm_loadu_ps(from + i));
+      return _mm256_insertf128_ps(lower, _mm_loadu_ps(from + kN + i), 1);
+    };
+    return bit_cast<Register<E>>(_mm256_shuffle_ps(quarters(0), quarters(4), kOdd ? 0xdd : 0x88));
+  }
+#endif
+  return every_other<kOdd>(load_bits<Register<E>>(from), load_bits<Register<E>>(from + kN));
 }
 
 template <bool kPastCaches, int kCount>

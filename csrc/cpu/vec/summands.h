@@ -38,6 +38,16 @@ struct Sample {
   int64_t pair_step;
 };
 
+// kLanes values about the centres of their sums.
+template <typename T>
+TORCHBN_ALWAYS_INLINE FloatLanes centered(const T* x, const FloatAccumulator& sums) {
+  FloatLanes values = load_lanes(x);
+  unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+    values[i] = subtract(values[i], sums.center[i]);
+  });
+  return values;
+}
+
 // What is summed, over kLanes contiguous elements. Masked lanes add zero, NaN and infinities
 // notwithstanding, so that a partial block may be loaded together with its neighbours.
 
@@ -71,11 +81,11 @@ struct MomentSource {
   // Lanes of floats about centres: sum(x - c), sum((x - c)^2).
   template <bool kMasked>
   TORCHBN_ALWAYS_INLINE void add(FloatAccumulator& sums, const int32_t* mask) const {
+    FloatLanes e = centered(x, sums);
+    if constexpr (kMasked) e = keep_loaded<T>(e, mask);
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-      Register<float> e = subtract(load<kFloats>(x + i * kFloats), sums.center[i]);
-      if constexpr (kMasked) e = keep(e, mask + i * kFloats);
-      sums.first[i] += e;
-      sums.second[i] = fused(e, e, sums.second[i]);
+      sums.first[i] += e[i];
+      sums.second[i] = fused(e[i], e[i], sums.second[i]);
     });
   }
 
@@ -83,15 +93,17 @@ struct MomentSource {
   template <typename Pivot>
   TORCHBN_ALWAYS_INLINE void set_centers(FloatAccumulator& sums, const Pivot&,
                                          const Sample& sample) const {
-    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-      Register<float> total = {};
-      for (int64_t row = 0; row < sample.rows; ++row) {
-        for (int64_t block = 0; block < sample.blocks; ++block) {
-          const int64_t offset = block / 2 * sample.pair_step + block % 2 * kLanes;
-          total += load<kFloats>(x + row * sample.row_step + offset + i * kFloats);
-        }
+    FloatLanes total = {};
+    for (int64_t row = 0; row < sample.rows; ++row) {
+      for (int64_t block = 0; block < sample.blocks; ++block) {
+        const int64_t offset = block / 2 * sample.pair_step + block % 2 * kLanes;
+        const FloatLanes values = load_lanes(x + row * sample.row_step + offset);
+        unroll<kFloatRegisters>([&](auto i)
+                                    __attribute__((always_inline)) { total[i] += values[i]; });
       }
-      sums.center[i] = total * broadcast(1.0f / static_cast<float>(sample.rows * sample.blocks));
+    }
+    unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
+      sums.center[i] = total[i] * broadcast(1.0f / static_cast<float>(sample.rows * sample.blocks));
     });
   }
 
@@ -153,15 +165,15 @@ struct GradientSource {
   // Lanes of floats: sum(dy), sum(dy * (x - c)).
   template <bool kMasked>
   TORCHBN_ALWAYS_INLINE void add(FloatAccumulator& sums, const int32_t* mask) const {
+    FloatLanes grad = load_lanes(dy);
+    FloatLanes e = centered(x, sums);
+    if constexpr (kMasked) {
+      grad = keep_loaded<T>(grad, mask);
+      e = keep_loaded<T>(e, mask);
+    }
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-      Register<float> grad = load<kFloats>(dy + i * kFloats);
-      Register<float> e = subtract(load<kFloats>(x + i * kFloats), sums.center[i]);
-      if constexpr (kMasked) {
-        grad = keep(grad, mask + i * kFloats);
-        e = keep(e, mask + i * kFloats);
-      }
-      sums.first[i] += grad;
-      sums.second[i] = fused(grad, e, sums.second[i]);
+      sums.first[i] += grad[i];
+      sums.second[i] = fused(grad[i], e[i], sums.second[i]);
     });
   }
 
@@ -172,6 +184,7 @@ struct GradientSource {
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
       sums.center[i] = mean.high_part(i);
     });
+    sort_as_loaded<T>(sums.center.registers);
   }
 
   static TORCHBN_ALWAYS_INLINE Register<int32_t> inexact(Register<float> first,

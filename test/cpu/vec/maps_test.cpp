@@ -13,6 +13,7 @@
 #include "cpu/vec/column_maps.h"
 #include "cpu/vec/guarded_memory.h"
 #include "cpu/vec/levels.h"
+#include "cpu/vec/run_maps.h"
 #include "cpu/vec/strips.h"
 
 namespace torchbn::test {
@@ -20,6 +21,7 @@ namespace {
 
 using cpu::vec::kLanes;
 using cpu::vec::kLeastPastCaches;
+using cpu::vec::kLeastRowsOfColumns;
 using cpu::vec::kMostColumns;
 using cpu::vec::kPanelColumns;
 using cpu::vec::kPanelRows;
@@ -173,8 +175,8 @@ TYPED_TEST(MapsTest, EveryLengthOfSeveralRowsAndRuns) {
   for (int64_t length = 1; length <= kEveryLength; ++length) {
     this->check_runs({2, length, 3 * length + 5, 3, length}, kLine<TypeParam>);
     this->check_runs({2, length, 3 * length + 8, 2, length + 3}, kLine<TypeParam>);
-    // Four rows that lie close share their coefficients.
-    for (int64_t rows : {2, 3, 4, 5, 9}) {
+    // Rows that lie close share their coefficients.
+    for (int64_t rows : {2, 3, 4, 5, 8, 9, 17}) {
       this->check_columns({rows, length, length}, kLine<TypeParam>);
       this->check_columns({rows, length, length + 3}, kLine<TypeParam>);
     }
@@ -211,7 +213,8 @@ TYPED_TEST(MapsTest, NeighbouringRuns) {
   for (int64_t length : {33, 48, 100})
     for (int64_t runs : around({kColumns / 2 / length}))
       if (runs > 1)
-        for (int64_t rows : around({4 * kSharingRows, 5 * kSharingRows}))
+        for (int64_t rows :
+             around({kLeastRowsOfColumns, kLeastRowsOfColumns + kSharingRows<TypeParam>}))
           this->check_runs({rows, length, runs * length, runs, length}, 2);
 }
 
