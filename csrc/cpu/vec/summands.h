@@ -38,6 +38,13 @@ struct Sample {
   int64_t pair_step;
 };
 
+// One more summand of a chain.
+template <typename V>
+TORCHBN_ALWAYS_INLINE void add_to(V& sum, V value) {
+  sum += value;
+  settle(sum);
+}
+
 // kLanes values about the centres of their sums.
 template <typename T>
 TORCHBN_ALWAYS_INLINE FloatLanes centered(const T* x, const FloatAccumulator& sums) {
@@ -73,7 +80,7 @@ struct MomentSource {
     unroll<kDoubleRegisters>([&](auto i) __attribute__((always_inline)) {
       Register<double> shifted = subtract(load_double(x + i * kDoubles), pivot[i]);
       if constexpr (kMasked) shifted = keep(shifted, mask + i * kDoubles);
-      sums.first[i] += shifted;
+      add_to(sums.first[i], shifted);
       sums.second[i] = fused(shifted, shifted, sums.second[i]);
     });
   }
@@ -84,7 +91,7 @@ struct MomentSource {
     FloatLanes e = centered(x, sums);
     if constexpr (kMasked) e = keep_loaded<T>(e, mask);
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-      sums.first[i] += e[i];
+      add_to(sums.first[i], e[i]);
       sums.second[i] = fused(e[i], e[i], sums.second[i]);
     });
   }
@@ -157,7 +164,7 @@ struct GradientSource {
         grad = keep(grad, mask + i * kDoubles);
         centered = keep(centered, mask + i * kDoubles);
       }
-      sums.first[i] += grad;
+      add_to(sums.first[i], grad);
       sums.second[i] = fused(grad, centered, sums.second[i]);
     });
   }
@@ -172,7 +179,7 @@ struct GradientSource {
       e = keep_loaded<T>(e, mask);
     }
     unroll<kFloatRegisters>([&](auto i) __attribute__((always_inline)) {
-      sums.first[i] += grad[i];
+      add_to(sums.first[i], grad[i]);
       sums.second[i] = fused(grad[i], e[i], sums.second[i]);
     });
   }
