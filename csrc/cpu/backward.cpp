@@ -15,7 +15,7 @@ namespace {
 template <typename T>
 class Operation {
  public:
-  static constexpr int64_t kSummedTensors = 2;
+  static constexpr int64_t kSummedBytes = 2 * sizeof(T);
 
   // Channels first.
   explicit Operation(const BackwardProblem& problem)
@@ -107,7 +107,7 @@ void backward(const BackwardProblem& problem) {
     if (problem.extent.layout() == Layout::kChannelsFirst) {
       Operation<T> operation(problem);
       if (problem.needs_sums())
-        run_channels_first(problem.extent, sizeof(T), operation);
+        run_channels_first(problem.extent, operation);
       else if (problem.grad_input != nullptr)
         map_channels_first(problem.extent, operation);
     } else {

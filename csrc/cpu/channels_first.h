@@ -37,7 +37,7 @@ struct GroupSums {
 };
 
 // A channels-first operation has
-//   kSummedTensors                         that add_runs reads
+//   kSummedBytes                           that add_runs reads of an element
 //   void begin(channels)                   before these are looked at
 //   void add_runs(channel, offset, strip, route, lanes)
 //                                          strip.runs channels from `channel` on
@@ -141,14 +141,12 @@ inline bool channels_suffice(const Extent& e, int64_t threads) {
 }
 
 template <typename Operation, typename AnyTeam = Team>
-void run_channels_first(const Extent& e, int64_t element_size, Operation& op,
-                        const AnyTeam& team = {}) {
+void run_channels_first(const Extent& e, Operation& op, const AnyTeam& team = {}) {
   const Chunks chunks(e);
-  const int64_t summed_bytes = element_size * Operation::kSummedTensors;
-  const int64_t channel_bytes = e.count() * summed_bytes;
+  const int64_t channel_bytes = e.count() * Operation::kSummedBytes;
   if (!channels_suffice(e, team.size) || channel_bytes > kCoreBytes)
     return run_in_team(chunks, channel_bytes, op, team);
-  const int64_t group = group_size(e, summed_bytes);
+  const int64_t group = group_size(e, Operation::kSummedBytes);
   team.for_items(e.channels, e.count(), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; c += group)
       run_group(chunks, {c, std::min(group, end - c)}, c + group < end, op);

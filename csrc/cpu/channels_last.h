@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/integers.h"
+#include "cpu/caches.h"
 #include "cpu/parallel.h"
 #include "cpu/split.h"
 #include "cpu/table.h"
@@ -13,6 +14,7 @@
 namespace torchbn::cpu {
 
 // A channels-last operation has
+//   kSummedBytes                           that add_columns reads of an element
 //   void add_columns(offset, strip, column, first, second)
 //                                          to arrays of sums that begin at `column`
 //   void finish(channels, first, second)   the two sums of each
@@ -20,12 +22,21 @@ namespace torchbn::cpu {
 //   bool maps_afterwards() const
 //   void map_columns(offset, strip, column)
 
-// Adds rows to the sums that begin at the panel. What is mapped at once is mapped piece by piece,
-// cut where the sums keep their bits: they do not depend on what is mapped.
+// How many rows of so many bytes are summed before they are mapped: the longer, the seldomer
+// reading and storing take turns, as long as a core's cache keeps them. Cut where the sums keep
+// their bits: these do not depend on what is mapped.
+inline int64_t rows_at_once(int64_t row_bytes) {
+  constexpr int64_t kRows = vec::kRowsTogether;
+  return std::max(kCoreBytes / 2 / row_bytes / kRows * kRows, kRows);
+}
+
+// Adds rows to the sums that begin at the panel, and maps them piece by piece if that is done at
+// once.
 template <typename Operation>
 void add_rows(const Table2d& table, int64_t row, int64_t rows, const Panel& panel, double* first,
               double* second, Operation& op) {
-  const int64_t step = op.maps_at_once() ? vec::kRowsTogether : std::max<int64_t>(rows, 1);
+  const int64_t step =
+      op.maps_at_once() ? rows_at_once(panel.width * Operation::kSummedBytes) : rows;
   for (const int64_t end = row + rows; row < end; row += step) {
     const int64_t offset = row * table.width + panel.begin;
     const vec::Strip strip{std::min(step, end - row), panel.width, table.width};

@@ -15,7 +15,7 @@ namespace {
 template <typename T>
 class Operation {
  public:
-  static constexpr int64_t kSummedTensors = 1;
+  static constexpr int64_t kSummedBytes = sizeof(T);
 
   // Channels first.
   explicit Operation(const TrainProblem& problem) : Operation(problem, problem.extent.channels) {}
@@ -76,7 +76,7 @@ void train(const TrainProblem& problem) {
   with_type(problem.dtype, [&]<typename T>(T) {
     if (problem.extent.layout() == Layout::kChannelsFirst) {
       Operation<T> operation(problem);
-      run_channels_first(problem.extent, sizeof(T), operation);
+      run_channels_first(problem.extent, operation);
     } else {
       const Table2d table(problem.extent);
       Operation<T> operation(problem, table);

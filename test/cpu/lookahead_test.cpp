@@ -34,7 +34,7 @@ struct OneThread {
 // Notes which elements are summed, and of each where the one is said to be that comes later.
 class Recorder {
  public:
-  static constexpr int64_t kSummedTensors = 1;
+  static constexpr int64_t kSummedBytes = sizeof(float);
 
   void begin(const ChannelRange&) const {}
   void add_runs(int64_t, int64_t offset, const Strip& s, const Route& route, Lanes*) {
@@ -66,7 +66,7 @@ TEST(LookaheadTest, FindsWhatIsReadLater) {
                           Extent{1, 20, 12000}, Extent{3, 2, 90000}, Extent{700, 3, 784}}) {
     const std::string name = describe(e);
     Recorder recorder;
-    cpu::run_channels_first(e, sizeof(float), recorder, OneThread{});
+    cpu::run_channels_first(e, recorder, OneThread{});
     const std::vector<int64_t>& read = recorder.read;
     const int64_t count = static_cast<int64_t>(read.size());
     ASSERT_EQ(count, e.numel());

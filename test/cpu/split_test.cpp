@@ -82,7 +82,7 @@ struct SimulatedTeam {
 
 class Operation {
  public:
-  static constexpr int64_t kSummedTensors = 1;
+  static constexpr int64_t kSummedBytes = sizeof(float);
 
   Operation(const Extent& e, bool waits, Log* log)
       : extent_(e), waits_(waits), log_(log), finished_(e.channels) {}
@@ -156,7 +156,7 @@ Log simulate(const Extent& e, int64_t threads, Kind kind, bool visits) {
   Operation operation(e, kind == Kind::kTraining, &log);
   if (e.layout() == Layout::kChannelsFirst) {
     if (reduces)
-      cpu::run_channels_first(e, sizeof(float), operation, team);
+      cpu::run_channels_first(e, operation, team);
     else
       cpu::map_channels_first(e, operation, team);
   } else {
@@ -206,6 +206,18 @@ TEST_P(SplitTest, EveryElementOnce) {
 
 // Of tensors that give each of 64 threads a mebibyte of float32 or more, no thread has more than
 // 1.25 times its share, whatever the shape.
+TEST(RowsAtOnceTest, KeepTheSumsAndStayNearTheCore) {
+  for (int64_t row_bytes : {16, 512, 4096, 4097, 8192, 1 << 20}) {
+    const int64_t rows = cpu::rows_at_once(row_bytes);
+    EXPECT_GT(rows, 0);
+    EXPECT_EQ(rows % cpu::vec::kRowsTogether, 0);
+    if (rows > cpu::vec::kRowsTogether) {
+      EXPECT_LE(rows * row_bytes, cpu::kCoreBytes / 2);
+      EXPECT_GT((rows + cpu::vec::kRowsTogether) * row_bytes, cpu::kCoreBytes / 2);
+    }
+  }
+}
+
 TEST_P(SplitTest, LargeTensorsAreSharedEvenly) {
   const Extent extents[] = {// one channel, few channels
                             {1, 1, 17000001},

@@ -380,21 +380,20 @@ TORCHBN_ALWAYS_INLINE void store_pairs(BFloat16* to, const Register<float> (&val
 #endif
 }
 
-// The even (0) or the odd (1) ones of two registers of elements. On AVX2 without shuffles across
-// the halves of a register, which take twice as long.
-template <int kOdd, typename E>
-TORCHBN_ALWAYS_INLINE Register<E> load_every_other(const E* from) {
-  constexpr int kN = kWidth<E>;
+// The even (0) or the odd (1) ones of two registers of floats. On AVX2 without shuffles across the
+// halves of a register, which take twice as long.
+template <int kOdd>
+TORCHBN_ALWAYS_INLINE Register<float> load_every_other(const float* from) {
+  constexpr int kN = kWidth<float>;
 #if defined(__AVX2__) && !defined(__AVX512F__)
-  if constexpr (std::same_as<E, float>) {
-    const auto quarters = [&](int i) __attribute__((always_inline)) {
-      const __m256 lower = _mm256_castps128_ps256(_mm_loadu_ps(from + i));
-      return _mm256_insertf128_ps(lower, _mm_loadu_ps(from + kN + i), 1);
-    };
-    return bit_cast<Register<E>>(_mm256_shuffle_ps(quarters(0), quarters(4), kOdd ? 0xdd : 0x88));
-  }
+  const auto quarters = [&](int i) __attribute__((always_inline)) {
+    const __m256 lower = _mm256_castps128_ps256(_mm_loadu_ps(from + i));
+    return _mm256_insertf128_ps(lower, _mm_loadu_ps(from + kN + i), 1);
+  };
+  return bit_cast<Register<float>>(_mm256_shuffle_ps(quarters(0), quarters(4), kOdd ? 0xdd : 0x88));
+#else
+  return every_other<kOdd>(load<kN>(from), load<kN>(from + kN));
 #endif
-  return every_other<kOdd>(load_bits<Register<E>>(from), load_bits<Register<E>>(from + kN));
 }
 
 template <bool kPastCaches, int kCount>
