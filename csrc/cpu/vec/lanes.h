@@ -25,6 +25,7 @@ TORCHBN_ALWAYS_INLINE V keep(V value, const Bits* mask) {
   return bit_cast<V>(bit_cast<Register<Bits>>(value) & load_bits<Register<Bits>>(mask));
 }
 
+// In float.
 struct FloatLanes {
   Register<float> registers[kFloatRegisters];
 
@@ -35,7 +36,7 @@ struct FloatLanes {
 // Of bfloat16 each two registers are loaded as a pair, which takes half the instructions: the even
 // lanes of both lie in one, the odd lanes in the other. What is computed lane by lane may stay so.
 template <typename T>
-constexpr bool kLoadsPairedLanes = kLoadsPairs<T>&& kFloatRegisters > 1;
+constexpr bool kLoadsPairedLanes = kFloatRegisters > 1 && kLoadsPairs<T>;
 
 template <typename T>
 TORCHBN_ALWAYS_INLINE FloatLanes load_lanes(const T* from) {
