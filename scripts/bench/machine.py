@@ -30,9 +30,15 @@ def read(path):
         return ""
 
 
-def cpu_model():
-    names = re.findall(r"^model name\s*:\s*(.*)$", read("/proc/cpuinfo"), re.MULTILINE)
-    return names[0] if names else platform.processor() or platform.machine()
+def cpu_model(cpuinfo="/proc/cpuinfo"):
+    """With the numbers that tell generations apart: virtual machines shorten the names."""
+    first = read(cpuinfo).partition("\n\n")[0]
+    found = dict(re.findall(r"^(.*?)\s*:[ \t]*(.*)$", first, re.MULTILINE))
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    keys = {"family": "cpu family", "model": "model"}
+    numbers = ", ".join(f"{name} {found[key]}" for name, key in keys.items() if key in found)
+    return found["model name"] + f" ({numbers})" * bool(numbers)
 
 
 def device_model(device):

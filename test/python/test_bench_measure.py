@@ -1,6 +1,7 @@
 """How the benchmark measures: rounds, intervals, ratios, and what it says of the machine."""
 
 import math
+import platform
 import random as python_random
 
 import pytest
@@ -99,6 +100,17 @@ def test_the_last_level_cache_is_the_one_of_the_highest_level(tmp_path):
             (folder / name).write_text(f"{value}\n")
     assert machine.cache_bytes("cpu", tmp_path) == 2**25
     assert machine.cache_bytes("cpu", tmp_path / "nothing") is None
+
+
+def test_generations_of_a_processor_have_names_of_their_own(tmp_path):
+    def model(text):
+        (tmp_path / "cpuinfo").write_text(text)
+        return machine.cpu_model(tmp_path / "cpuinfo")
+
+    core = "processor\t: {}\ncpu family\t: 25\nmodel\t\t: {}\nmodel name\t: Chip 7\nflags\t\t:\n\n"
+    assert model(core.format(0, 17) + core.format(1, 99)) == "Chip 7 (family 25, model 17)"
+    assert model("processor : 0\nmodel name : Chip 7\n") == "Chip 7"
+    assert model("processor : 0\n") == (platform.processor() or platform.machine())
 
 
 def test_time_that_the_hypervisor_took_is_a_share_of_all():
