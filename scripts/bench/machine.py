@@ -38,7 +38,7 @@ def cpu_model(cpuinfo="/proc/cpuinfo"):
         return platform.processor() or platform.machine()
     keys = {"family": "cpu family", "model": "model"}
     numbers = ", ".join(f"{name} {found[key]}" for name, key in keys.items() if key in found)
-    return found["model name"] + f" ({numbers})" * bool(numbers)
+    return f"{found['model name']} ({numbers})" if numbers else found["model name"]
 
 
 def device_model(device):

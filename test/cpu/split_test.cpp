@@ -204,8 +204,6 @@ TEST_P(SplitTest, EveryElementOnce) {
   }
 }
 
-// Of tensors that give each of 64 threads a mebibyte of float32 or more, no thread has more than
-// 1.25 times its share, whatever the shape.
 TEST(RowsAtOnceTest, KeepTheSumsAndStayNearTheCore) {
   for (int64_t row_bytes : {16, 512, 4096, 4097, 8192, 1 << 20}) {
     const int64_t rows = cpu::rows_at_once(row_bytes);
@@ -218,6 +216,8 @@ TEST(RowsAtOnceTest, KeepTheSumsAndStayNearTheCore) {
   }
 }
 
+// Of tensors that give each of 64 threads a mebibyte of float32 or more, no thread has more than
+// 1.25 times its share, whatever the shape.
 TEST_P(SplitTest, LargeTensorsAreSharedEvenly) {
   const Extent extents[] = {// one channel, few channels
                             {1, 1, 17000001},
