@@ -1,7 +1,7 @@
 #pragma once
 
+#include "cpu/vec/elements.h"
 #include "cpu/vec/primitives.h"
-#include "cpu/vec/simd.h"
 
 // The values of kLanes lanes in registers. Internal linkage: see simd.h.
 namespace torchbn::cpu::vec {

@@ -4,8 +4,8 @@
 
 #include "core/affine.h"
 #include "core/gradient.h"
+#include "cpu/vec/elements.h"
 #include "cpu/vec/primitives.h"
-#include "cpu/vec/simd.h"
 
 // What the element-wise loops read and write, and with which coefficients. Internal linkage: see
 // simd.h. core's formulas are called with a register as their number type: an instance of its own

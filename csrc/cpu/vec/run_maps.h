@@ -44,9 +44,11 @@ TORCHBN_ALWAYS_INLINE void map_neighbours(const Tensors& tensors, int64_t length
   if (i < end) map_block<T, false, kBlock<T>>(tensors + (end - kBlock<T>), map, 0);
 }
 
-// Are neighbouring runs better taken as columns of a table? Those shorter than a block are, and
-// narrow rows that share coefficients, if they are enough to pay for laying these out.
+// Rows that are enough to pay for laying out coefficients once for all of them.
 constexpr int64_t kLeastRowsOfColumns = 16;
+
+// Are neighbouring runs better taken as columns of a table? Those shorter than a block are, and
+// enough narrow rows that share coefficients.
 template <typename T>
 TORCHBN_ALWAYS_INLINE bool are_columns(const Strip& strip, Origin origin) {
   if (strip.length < kBlock<T>) return true;
