@@ -63,13 +63,13 @@ void finish_group(const vec::ChannelRange& group, const TwoSums* partial, int64_
 }
 
 // Groups one after the other, each shared out among all threads: channels too large for one
-// thread's cache, or too few for all threads.
+// thread's cache, or too few for all threads. Where nothing is read again, all are one group.
 template <typename Operation, typename AnyTeam>
 void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, const AnyTeam& team) {
   const int64_t channels = chunks.extent.channels;
   const int64_t least = ceil_div(kItemsPerThread * team.size, chunks.count);
-  const int64_t most =
-      std::clamp(team.size * kCoreBytes / channel_bytes, std::min(least, channels), channels);
+  const int64_t kept = op.maps_afterwards() ? team.size * kCoreBytes / channel_bytes : channels;
+  const int64_t most = std::clamp(kept, std::min(least, channels), channels);
   const int64_t size = ceil_div(channels, ceil_div(channels, most));
   const auto partial = std::make_unique<TwoSums[]>(size * chunks.count);
   for (int64_t c = 0; c < channels; c += size) {
@@ -144,7 +144,8 @@ template <typename Operation, typename AnyTeam = Team>
 void run_channels_first(const Extent& e, Operation& op, const AnyTeam& team = {}) {
   const Chunks chunks(e);
   const int64_t channel_bytes = e.count() * Operation::kSummedBytes;
-  if (!channels_suffice(e, team.size) || channel_bytes > kCoreBytes)
+  const bool exceeds_core = op.maps_afterwards() && channel_bytes > kCoreBytes;
+  if (!channels_suffice(e, team.size) || exceeds_core)
     return run_in_team(chunks, channel_bytes, op, team);
   const int64_t group = group_size(e, Operation::kSummedBytes);
   team.for_items(e.channels, e.count(), [&](int64_t begin, int64_t end) {

@@ -18,7 +18,7 @@ namespace torchbn::cpu {
 //   void add_columns(offset, strip, column, first, second)
 //                                          to arrays of sums that begin at `column`
 //   void finish(channels, first, second)   the two sums of each
-//   bool maps_at_once() const              as for channels first
+//   bool maps_at_once() const              as for channels first, or else after all sums
 //   bool maps_afterwards() const
 //   void map_columns(offset, strip, column)
 
@@ -33,21 +33,20 @@ inline int64_t rows_at_once(int64_t row_bytes) {
 // Adds rows to the sums that begin at the panel, and maps them piece by piece if that is done at
 // once.
 template <typename Operation>
-void add_rows(const Table2d& table, int64_t row, int64_t rows, const Panel& panel, double* first,
-              double* second, Operation& op) {
-  const int64_t step =
-      op.maps_at_once() ? rows_at_once(panel.width * Operation::kSummedBytes) : rows;
+void add_rows(const Table2d& table, int64_t row, int64_t rows, const Panel& panel,
+              bool maps_at_once, double* first, double* second, Operation& op) {
+  const int64_t step = maps_at_once ? rows_at_once(panel.width * Operation::kSummedBytes) : rows;
   for (const int64_t end = row + rows; row < end; row += step) {
     const int64_t offset = row * table.width + panel.begin;
     const vec::Strip strip{std::min(step, end - row), panel.width, table.width};
     op.add_columns(offset, strip, panel.begin, first, second);
-    if (op.maps_at_once()) op.map_columns(offset, strip, panel.begin);
+    if (maps_at_once) op.map_columns(offset, strip, panel.begin);
   }
 }
 
 template <typename Operation>
-void sum_chunk(const Table2d& table, int64_t chunk, const Panel& panel, double* partial,
-               Operation& op) {
+void sum_chunk(const Table2d& table, int64_t chunk, const Panel& panel, bool maps_at_once,
+               double* partial, Operation& op) {
   const int64_t channels = table.channels;
   double* first = partial + chunk * 2 * channels;
   double* second = first + channels;
@@ -56,15 +55,15 @@ void sum_chunk(const Table2d& table, int64_t chunk, const Panel& panel, double* 
   if (table.copies == 1) {
     std::fill_n(first + panel.begin, panel.width, 0.0);
     std::fill_n(second + panel.begin, panel.width, 0.0);
-    add_rows(table, row, rows, panel, first + panel.begin, second + panel.begin, op);
+    add_rows(table, row, rows, panel, maps_at_once, first + panel.begin, second + panel.begin, op);
     return;
   }
   alignas(64) double columns[2][Table2d::kMaxCopiedWidth];
   std::fill_n(columns[0], table.width, 0.0);
   std::fill_n(columns[1], table.width, 0.0);
-  add_rows(table, row, rows, panel, columns[0], columns[1], op);
+  add_rows(table, row, rows, panel, maps_at_once, columns[0], columns[1], op);
   if (chunk + 1 == table.chunks && table.rest > 0)
-    add_rows(table, table.rows, 1, {0, table.rest}, columns[0], columns[1], op);
+    add_rows(table, table.rows, 1, {0, table.rest}, maps_at_once, columns[0], columns[1], op);
   for (int64_t c = 0; c < channels; ++c) {
     first[c] = second[c] = 0;
     for (int64_t i = c; i < table.width; i += channels) {
@@ -120,6 +119,10 @@ template <typename Operation, typename AnyTeam = Team>
 void run_channels_last(const Table2d& table, Operation& op, const AnyTeam& team = {}) {
   const bool whole_rows = rows_suffice(table, table.rows_per_chunk, team.size);
   const Panels panels(table, whole_rows ? 1 : ceil_div(kItemsPerThread * team.size, table.chunks));
+  // Panels of different threads meet in cache lines, which maps would pass to and fro: what stays
+  // in the threads' caches is rather mapped by rows, after all sums.
+  const bool stays = table.rows * table.width * Operation::kSummedBytes <= team.size * kCoreBytes;
+  const bool maps_at_once = op.maps_at_once() && (whole_rows || !stays);
   const std::unique_ptr<double[]> partial(new double[table.chunks * 2 * table.channels]);
   team.for_items(table.chunks * panels.count,
                  std::min(table.rows, table.rows_per_chunk) * table.width / panels.count,
@@ -128,11 +131,11 @@ void run_channels_last(const Table2d& table, Operation& op, const AnyTeam& team 
                              [&](int64_t panel, int64_t count, int64_t first, int64_t last) {
                                const Panel columns = panels.range(panel, panel + count);
                                for (int64_t chunk = first; chunk < last; ++chunk)
-                                 sum_chunk(table, chunk, columns, partial.get(), op);
+                                 sum_chunk(table, chunk, columns, maps_at_once, partial.get(), op);
                              });
                  });
   finish_channels(table, partial.get(), op, team);
-  if (op.maps_afterwards()) map_channels_last(table, op, team);
+  if (op.maps_afterwards() || op.maps_at_once() != maps_at_once) map_channels_last(table, op, team);
 }
 
 }  // namespace torchbn::cpu
