@@ -10,6 +10,7 @@
 #if defined(__linux__)
 #include <malloc.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace torchbn {
@@ -17,17 +18,22 @@ namespace torchbn {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-static_assert(kLeastRecycled >= kHugePage);
 
 #if defined(__linux__) && defined(MADV_FREE) && defined(MADV_HUGEPAGE)
 constexpr bool kRecycles = true;
+
+// The pages of a block that is so large.
+size_t page_of(size_t bytes) {
+  static const auto usual = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return bytes < kHugePage ? usual : kHugePage;
+}
 
 // A block in huge pages as far as it has whole ones; null where there is no memory. Refused is the
 // advice where Linux has no huge pages: the block is as good without.
 void* fresh_block(size_t bytes) {
   void* block = nullptr;
-  if (posix_memalign(&block, kHugePage, bytes) != 0) return nullptr;
-  madvise(block, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+  if (posix_memalign(&block, page_of(bytes), bytes) != 0) return nullptr;
+  if (bytes >= kHugePage) madvise(block, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
   return block;
 }
 
@@ -35,12 +41,15 @@ size_t size_of_block(void* block) {
   return malloc_usable_size(block);
 }
 
-// Allows Linux to take the huge pages, until they are written again. Is it able to?
+// Allows Linux to take the pages, until they are written again. Is it able to?
 bool give_up(void* block, size_t bytes) {
-  return madvise(block, bytes / kHugePage * kHugePage, MADV_FREE) == 0;
+  return madvise(block, bytes / page_of(bytes) * page_of(bytes), MADV_FREE) == 0;
 }
 #else
 constexpr bool kRecycles = false;
+size_t page_of(size_t) {
+  return kHugePage;
+}
 void* fresh_block(size_t) {
   return nullptr;
 }
@@ -75,13 +84,13 @@ class Kept {
 
   size_t limit() const { return limit_; }
 
-  // One of at least `bytes`, and at most an eighth and a huge page more, the latest: it may still
-  // be in the caches. (The last huge page of a block may be there only for its alignment.)
+  // One of at least `bytes`, and at most an eighth and a page more, the latest: it may still be in
+  // the caches. (The last page of a block may be there only for its alignment.)
   void* take(size_t bytes) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return nullptr;
     for (auto it = blocks_.rbegin(); it != blocks_.rend(); ++it) {
-      if (it->bytes < bytes || it->bytes - bytes > bytes / 8 + kHugePage) continue;
+      if (it->bytes < bytes || it->bytes - bytes > bytes / 8 + page_of(bytes)) continue;
       void* const begin = it->begin;
       blocks_.erase(std::next(it).base());
       return begin;
@@ -98,7 +107,7 @@ class Kept {
     size_t later = 0;
     for (auto it = blocks_.rbegin(); it != blocks_.rend(); ++it) {
       later += it->bytes;
-      if (later > limit_)
+      if (later > limit_ || it - blocks_.rbegin() == kMostBlocks)
         it->free();
       else if (later > limit_ / kUntouched)
         it->give_up();
@@ -117,6 +126,8 @@ class Kept {
   // For each huge page given up Linux interrupts all threads of the process, which can take
   // longer than the call: what is in use all the time, this fraction of the limit, is left alone.
   static constexpr size_t kUntouched = 2;
+  // Looking through so many takes a tenth of the time of the smallest output that lives here.
+  static constexpr ptrdiff_t kMostBlocks = 512;
 
   struct Block {
     void* begin;

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "outputs.h"
@@ -52,14 +53,36 @@ TEST_F(RecycledMemoryTest, TheNextOutputOfAboutTheSizeGetsTheBlock) {
   }
 }
 
+TEST_F(RecycledMemoryTest, SoDoesASmallOne) {
+  const std::pair<size_t, size_t> sizes[] = {{kLeastRecycled, kLeastRecycled},
+                                             {kLeastRecycled + 4160, kLeastRecycled + 64},
+                                             {900'000, 800'000},
+                                             {2 * kMib - 1, 2 * kMib - 200'000}};
+  for (const auto& [first_bytes, second_bytes] : sizes) {
+    const size_t others = recycled_memory().blocks;
+    c10::DataPtr first = allocate(first_bytes);
+    const void* const begin = first.get();
+    std::memset(first.get(), 1, first_bytes);
+    first.clear();
+    EXPECT_EQ(recycled_memory().blocks, others + 1);
+    const c10::DataPtr second = allocate(second_bytes);
+    EXPECT_EQ(second.get(), begin) << first_bytes;
+    EXPECT_EQ(recycled_memory().blocks, others);
+    std::memset(second.get(), 2, second_bytes);
+  }
+}
+
 TEST_F(RecycledMemoryTest, OthersDoNot) {
-  c10::DataPtr kept = allocate(32 * kMib);
-  const void* const begin = kept.get();
-  kept.clear();
-  for (size_t bytes : {20 * kMib, 36 * kMib}) {
-    const c10::DataPtr other = allocate(bytes);
-    EXPECT_NE(other.get(), begin) << bytes;
-    EXPECT_EQ(recycled_memory().blocks, bytes == 20 * kMib ? 1 : 2);
+  for (size_t size : {32 * kMib, kMib}) {
+    const size_t before = recycled_memory().blocks;
+    c10::DataPtr kept = allocate(size);
+    const void* const begin = kept.get();
+    kept.clear();
+    for (size_t bytes : {size / 8 * 5, size / 8 * 9}) {
+      const c10::DataPtr other = allocate(bytes);
+      EXPECT_NE(other.get(), begin) << bytes;
+    }
+    EXPECT_EQ(recycled_memory().blocks, before + 3);
   }
 }
 
@@ -73,7 +96,7 @@ TEST_F(RecycledMemoryTest, TwoAtOnceHaveMemoryOfTheirOwn) {
   EXPECT_EQ(allocate(8 * kMib).get(), begin);  // the latest, not the oldest
 }
 
-TEST_F(RecycledMemoryTest, SmallOutputsAreTorchsOwn) {
+TEST_F(RecycledMemoryTest, SmallerOutputsAreTorchsOwn) {
   for (size_t bytes : {size_t{0}, size_t{1}, kLeastRecycled - 1}) allocate(bytes);
   EXPECT_EQ(recycled_memory().blocks, 0);
 }
@@ -91,6 +114,15 @@ TEST_F(RecycledMemoryTest, TheOldestMakeRoom) {
   EXPECT_EQ(allocate(limit / 4 - 4 * kMib).get(), last);
   allocate(2 * limit);
   EXPECT_EQ(recycled_memory().blocks, 4);
+}
+
+TEST_F(RecycledMemoryTest, FewEnoughAreKeptToBeFoundQuickly) {
+  std::vector<c10::DataPtr> blocks;
+  for (int i = 0; i < 600; ++i) blocks.push_back(allocate(kLeastRecycled));
+  const void* const last = blocks.back().get();
+  for (c10::DataPtr& block : blocks) block.clear();
+  EXPECT_EQ(recycled_memory().blocks, 512);
+  EXPECT_EQ(allocate(kLeastRecycled).get(), last);
 }
 
 // Memory of this process that the kernel may take as it likes.

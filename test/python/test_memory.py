@@ -49,6 +49,20 @@ print(first, faults() - before)
     assert later < first / 2
 
 
+def test_a_process_with_small_tensors_only_touches_none_either():
+    assert int(*run("""
+x, dy = (torch.randn(16, 16, 32, 32).requires_grad_(), torch.randn(16, 16, 32, 32))
+def steps(count):
+    for _ in range(count):
+        y = batch_norm(x, training=True)
+        torch.autograd.grad(y, x, dy)
+steps(10)
+before = faults()
+steps(20)
+print(faults() - before)
+""")) < 256, "the pages of one output"
+
+
 def test_the_limit_can_be_set():
     unlimited, none = (run("print(*step()); before = faults(); step(); print(faults() - before)",
                            TORCHBN_RECYCLED_MIB=limit) for limit in ("512", "0"))
