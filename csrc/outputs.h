@@ -9,7 +9,7 @@ namespace torchbn {
 // Shape, strides, dtype and device of every output, decided once for real and fake tensors. Sizes
 // may be symbolic.
 
-// As torch.empty_like; large tensors on the CPU in recycled memory.
+// As torch.empty_like; tensors from 128 KiB on in recycled memory on the CPU.
 at::Tensor allocate_like(const at::Tensor& like);
 
 struct ForwardOutputs {
