@@ -9,7 +9,7 @@ namespace torchbn {
 // Shape, strides, dtype and device of every output, decided once for real and fake tensors. Sizes
 // may be symbolic.
 
-// As torch.empty_like; tensors from 128 KiB on in recycled memory on the CPU.
+// As torch.empty_like; on the CPU in recycled memory, unless the tensor is small.
 at::Tensor allocate_like(const at::Tensor& like);
 
 struct ForwardOutputs {
