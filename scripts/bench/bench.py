@@ -1,7 +1,7 @@
 """Measures torchbn against its peers and against a floor.
 
 In every round the floor (the same traffic without work), the peers and torchbn run one after the
-other, in rotated order. Reported are medians of the rounds' ratios with 95% intervals, against
+other, in balanced order. Reported are medians of the rounds' ratios with 95% intervals, against
 every peer and, as the headline, against the best one of each case. Rounds whose floor is more than
 15% off its median are left out. Before a case is timed, its results are compared with float64. The
 results are saved after every case. Where one fails, the others are still measured, and the exit

@@ -1,5 +1,6 @@
 """How the benchmark measures: rounds, intervals, ratios, and what it says of the machine."""
 
+import itertools
 import math
 import platform
 import random as python_random
@@ -14,10 +15,13 @@ import measure
 import summary
 
 
-def test_everyone_is_first_equally_often():
-    orders = [measure.order_of(i, ["a", "b", "c"]) for i in range(6)]
-    assert [o[0] for o in orders] == ["a", "b", "c"] * 2
-    assert all(sorted(o) == ["a", "b", "c"] for o in orders)
+@pytest.mark.parametrize("names", ["a", "ab", "abc", "abcd", "abcdefg"])
+def test_everyone_has_every_place_and_every_predecessor_equally_often(names):
+    orders = [measure.order_of(i, list(names)) for i in range(2 * len(names))]
+    for place in range(len(names)):
+        assert sorted(order[place] for order in orders) == sorted(2 * names)
+    followed = sorted(pair for order in orders for pair in itertools.pairwise(order))
+    assert followed == sorted(2 * list(itertools.permutations(names, 2)))
 
 
 def test_samples_are_long_against_the_clock():
@@ -36,7 +40,7 @@ def test_rounds_stop_at_the_time_but_not_before_the_least():
     contestants = {name: lambda name=name: calls.append(name) for name in "abc"}
     times = measure.run_rounds(contestants, Clock(), seconds=0, least_rounds=4)
     assert {name: len(samples) for name, samples in times.items()} == {"a": 4, "b": 4, "c": 4}
-    assert calls[6:] == list("abcbcacababc")  # after two calls each to warm up and estimate
+    assert calls[6:] == list("abcbcacabcba")  # after two calls each to warm up and estimate
 
 
 @pytest.mark.parametrize("count, ranks", [(1, (1, 1)), (5, (1, 5)), (6, (1, 6)), (9, (2, 8)),
