@@ -22,19 +22,24 @@ class RecycledMemoryTest : public testing::Test {
  protected:
   void SetUp() override {
     if (recycled_memory().limit == 0) GTEST_SKIP() << "this kernel can't be given memory back so";
-    // Whatever is kept makes room for one block.
-    allocate(everything());
-    ASSERT_EQ(recycled_memory().blocks, 1);
-    taken_ = allocate(everything());
+    // As many blocks as are kept at most push everything else out, and are taken.
+    take_most();
+    taken_.clear();
+    ASSERT_EQ(recycled_memory().blocks, kMostBlocks);
+    take_most();
     ASSERT_EQ(recycled_memory().blocks, 0);
   }
 
   static c10::DataPtr allocate(size_t bytes) { return recycling_allocator().allocate(bytes); }
 
- private:
-  static size_t everything() { return recycled_memory().limit - kMib; }
+  static constexpr size_t kMostBlocks = 512;
 
-  c10::DataPtr taken_;
+ private:
+  void take_most() {
+    while (taken_.size() < kMostBlocks) taken_.push_back(allocate(kLeastRecycled));
+  }
+
+  std::vector<c10::DataPtr> taken_;
 };
 
 TEST_F(RecycledMemoryTest, TheNextOutputOfAboutTheSizeGetsTheBlock) {
@@ -118,10 +123,10 @@ TEST_F(RecycledMemoryTest, TheOldestMakeRoom) {
 
 TEST_F(RecycledMemoryTest, FewEnoughAreKeptToBeFoundQuickly) {
   std::vector<c10::DataPtr> blocks;
-  for (int i = 0; i < 600; ++i) blocks.push_back(allocate(kLeastRecycled));
+  for (size_t i = 0; i < kMostBlocks + 88; ++i) blocks.push_back(allocate(kLeastRecycled));
   const void* const last = blocks.back().get();
   for (c10::DataPtr& block : blocks) block.clear();
-  EXPECT_EQ(recycled_memory().blocks, 512);
+  EXPECT_EQ(recycled_memory().blocks, kMostBlocks);
   EXPECT_EQ(allocate(kLeastRecycled).get(), last);
 }
 
