@@ -1,4 +1,4 @@
-"""The memory of large outputs on the CPU, which is used again from one call to the next."""
+"""The memory of outputs on the CPU, which is used again from one call to the next."""
 
 import sys
 
