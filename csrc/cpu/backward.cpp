@@ -23,8 +23,8 @@ class Operation {
 
   void begin(const vec::ChannelRange&) const {}
   void add_runs(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
-                vec::Lanes* sums) const {
-    vec_.add_gradient(dy_ + offset, summed_x_ + offset, strip, means_ + channel, sums,
+                double* first, double* second) const {
+    vec_.add_gradient(dy_ + offset, summed_x_ + offset, strip, means_ + channel, first, second,
                       prefetches_ ? &route : nullptr);
   }
   void map_runs(int64_t channel, int64_t offset, const vec::Strip& strip) const {

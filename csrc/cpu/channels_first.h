@@ -29,18 +29,19 @@ inline int64_t group_size(const Extent& e, int64_t element_bytes) {
 struct GroupSums {
   double first[kMaxGroup] = {};
   double second[kMaxGroup] = {};
+};
 
-  void merge(int64_t channel, const TwoSums& sums) {
-    first[channel] += sums.first;
-    second[channel] += sums.second;
-  }
+// The sums of one chunk of a channel.
+struct ChunkSums {
+  double first = 0;
+  double second = 0;
 };
 
 // A channels-first operation has
 //   kSummedBytes                           that add_runs reads of an element
 //   void begin(channels)                   before these are looked at
-//   void add_runs(channel, offset, strip, route, lanes)
-//                                          strip.runs channels from `channel` on
+//   void add_runs(channel, offset, strip, route, first, second)
+//                                          to the sums of strip.runs channels from `channel` on
 //   void finish(channels, first, second)   the two sums of each
 //   bool maps_at_once() const              right after add_runs, while what both read is in the
 //                                          caches?
@@ -51,13 +52,17 @@ struct GroupSums {
 
 // Merges what each channel's chunks have left in `partial`, in their order.
 template <typename Operation>
-void finish_group(const vec::ChannelRange& group, const TwoSums* partial, int64_t chunks,
+void finish_group(const vec::ChannelRange& group, const ChunkSums* partial, int64_t chunks,
                   Operation& op) {
   for (int64_t i = 0; i < group.size; i += kMaxGroup) {
     const vec::ChannelRange channels{group.begin + i, std::min(group.size - i, kMaxGroup)};
     GroupSums sums;
-    for (int64_t c = 0; c < channels.size; ++c)
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) sums.merge(c, *partial++);
+    for (int64_t c = 0; c < channels.size; ++c) {
+      for (int64_t chunk = 0; chunk < chunks; ++chunk, ++partial) {
+        sums.first[c] += partial->first;
+        sums.second[c] += partial->second;
+      }
+    }
     op.finish(channels, sums.first, sums.second);
   }
 }
@@ -71,7 +76,7 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
   const int64_t kept = op.maps_afterwards() ? team.size * kCoreBytes / channel_bytes : channels;
   const int64_t most = std::clamp(kept, std::min(least, channels), channels);
   const int64_t size = ceil_div(channels, ceil_div(channels, most));
-  const auto partial = std::make_unique<TwoSums[]>(size * chunks.count);
+  const auto partial = std::make_unique<ChunkSums[]>(size * chunks.count);
   for (int64_t c = 0; c < channels; c += size) {
     const vec::ChannelRange group{c, std::min(size, channels - c)};
     const int64_t items = group.size * chunks.count;
@@ -88,10 +93,11 @@ void run_in_team(const Chunks& chunks, int64_t channel_bytes, Operation& op, con
         visit(item, [&](int64_t channel, int64_t chunk, int64_t offset) {
           const vec::Strip strip = chunks.strip(chunk);
           const bool more = channel + 1 < group.begin + group.size;
-          vec::Lanes lanes = {};
-          op.add_runs(channel, offset, strip, chunks.route(chunk, 1, more), &lanes);
+          ChunkSums sums;
+          op.add_runs(channel, offset, strip, chunks.route(chunk, 1, more), &sums.first,
+                      &sums.second);
           if (op.maps_at_once()) op.map_runs(channel, offset, strip);
-          partial[item] = fold(lanes);
+          partial[item] = sums;
         });
       }
     });
@@ -120,14 +126,11 @@ void run_group(const Chunks& chunks, const vec::ChannelRange& group, bool more, 
     return result;
   };
   GroupSums sums;
-  vec::Lanes lanes[kMaxGroup];
   op.begin(group);
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
-    std::fill_n(lanes, group.size, vec::Lanes{});
     op.add_runs(group.begin, first + chunks.offset(chunk), strip(chunk),
-                chunks.route(chunk, group.size, more), lanes);
+                chunks.route(chunk, group.size, more), sums.first, sums.second);
     if (op.maps_at_once()) op.map_runs(group.begin, first + chunks.offset(chunk), strip(chunk));
-    for (int64_t i = 0; i < group.size; ++i) sums.merge(i, fold(lanes[i]));
   }
   op.finish(group, sums.first, sums.second);
   if (!op.maps_afterwards()) return;

@@ -10,9 +10,8 @@
 namespace torchbn::cpu {
 
 // A channel's values in the layout (N, C, S), cut into chunks: several images where planes are
-// small, a piece of one image where they are large. Chunks follow from the extent alone; each is
-// summed over vec::Lanes, folded in a fixed order, and merged in the order of its number. So any
-// thread may sum any chunk and the bits stay.
+// small, a piece of one image where they are large. Chunks follow from the extent alone, and their
+// sums are merged in the order of their numbers. So any thread may sum any chunk and the bits stay.
 struct Chunks {
   explicit Chunks(const Extent& e)
       : extent(e),
@@ -49,27 +48,5 @@ struct Chunks {
   }
   int64_t stride() const { return extent.channels * extent.spatial; }
 };
-
-// The two sums of a chunk.
-struct TwoSums {
-  double first;
-  double second;
-};
-
-// The upper half onto the lower one, again and again, in registers.
-template <int kCount>
-double fold(const double (&lanes)[kCount]) {
-  if constexpr (kCount == 1) {
-    return lanes[0];
-  } else {
-    double half[kCount / 2];
-    for (int i = 0; i < kCount / 2; ++i) half[i] = lanes[i] + lanes[i + kCount / 2];
-    return fold(half);
-  }
-}
-
-inline TwoSums fold(const vec::Lanes& lanes) {
-  return {fold(lanes.first), fold(lanes.second)};
-}
 
 }  // namespace torchbn::cpu

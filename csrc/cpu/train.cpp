@@ -25,8 +25,8 @@ class Operation {
       pivots_[c] = pivot_from(widen(x_[problem_.extent.first_value(c)]));
   }
   void add_runs(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
-                vec::Lanes* sums) const {
-    vec_.add_moments(x_ + offset, strip, &pivots_[channel], sums,
+                double* first, double* second) const {
+    vec_.add_moments(x_ + offset, strip, &pivots_[channel], first, second,
                      origin_ == vec::Origin::kCaches ? nullptr : &route);
   }
   void map_runs(int64_t channel, int64_t offset, const vec::Strip& strip) const {

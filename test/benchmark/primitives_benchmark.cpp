@@ -64,7 +64,6 @@ struct Operands {
   Vector<double> pivots = Vector<double>(columns.size(), 0.5);
   Vector<double> first = Vector<double>(columns.size());
   Vector<double> second = first;
-  Lanes lanes{};
 };
 
 // One primitive: its name, the tensors that it moves and a call.
@@ -83,12 +82,13 @@ const std::vector<Primitive<T>>& all_primitives() {
   static const std::vector<Primitive<T>> all{
       {"add_moments", false, 1,
        [](P p, O o) {
-         p.add_moments(o.x.data(), o.strip, o.pivots.data(), &o.lanes, o.prefetched());
+         p.add_moments(o.x.data(), o.strip, o.pivots.data(), o.first.data(), o.second.data(),
+                       o.prefetched());
        }},
       {"add_gradient", false, 2,
        [](P p, O o) {
-         p.add_gradient(o.dy.data(), o.x.data(), o.strip, o.pivots.data(), &o.lanes,
-                        o.prefetched());
+         p.add_gradient(o.dy.data(), o.x.data(), o.strip, o.pivots.data(), o.first.data(),
+                        o.second.data(), o.prefetched());
        }},
       {"affine", false, 2,
        [](P p, O o) {

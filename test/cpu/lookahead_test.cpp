@@ -15,7 +15,6 @@ namespace torchbn::test {
 namespace {
 
 using cpu::vec::ChannelRange;
-using cpu::vec::Lanes;
 using cpu::vec::Lookahead;
 using cpu::vec::Route;
 using cpu::vec::Strip;
@@ -37,7 +36,7 @@ class Recorder {
   static constexpr int64_t kSummedBytes = sizeof(float);
 
   void begin(const ChannelRange&) const {}
-  void add_runs(int64_t, int64_t offset, const Strip& s, const Route& route, Lanes*) {
+  void add_runs(int64_t, int64_t offset, const Strip& s, const Route& route, double*, double*) {
     const Lookahead lookahead(s, &route, kDistance);
     for (int64_t row = 0; row < s.rows; ++row) {
       for (int64_t run = 0; run < s.runs; ++run) {

@@ -19,7 +19,6 @@ namespace {
 using cpu::Parts;
 using cpu::Table2d;
 using cpu::vec::ChannelRange;
-using cpu::vec::Lanes;
 using cpu::vec::Route;
 using cpu::vec::Strip;
 
@@ -89,7 +88,7 @@ class Operation {
 
   // Channels first.
   void begin(const ChannelRange&) const {}
-  void add_runs(int64_t channel, int64_t offset, const Strip& s, const Route&, Lanes*) {
+  void add_runs(int64_t channel, int64_t offset, const Strip& s, const Route&, double*, double*) {
     note(log_->added, channel, offset, s);
   }
   void map_runs(int64_t channel, int64_t offset, const Strip& s) const {

@@ -6,6 +6,29 @@
 namespace torchbn::cpu::vec {
 namespace {
 
+// The upper half of the lanes onto the lower one, again and again.
+template <int kCount>
+TORCHBN_ALWAYS_INLINE double fold(Vector<double, kCount> lanes) {
+  if constexpr (kCount == 2) {
+    return lanes[0] + lanes[1];
+  } else {
+    constexpr auto kHalf = std::make_integer_sequence<int, kCount / 2>{};
+    return fold<kCount / 2>(shuffle_half<0>(lanes, kHalf) + shuffle_half<1>(lanes, kHalf));
+  }
+}
+template <int kCount>
+TORCHBN_ALWAYS_INLINE double fold(const Register<double> (&lanes)[kCount]) {
+  if constexpr (kCount == 1) {
+    return fold<kDoubles>(lanes[0]);
+  } else {
+    Register<double> half[kCount / 2];
+    unroll<kCount / 2>([&](auto i) __attribute__((always_inline)) {
+      half[i] = lanes[i] + lanes[i + kCount / 2];
+    });
+    return fold(half);
+  }
+}
+
 // The two sums of kLanes lanes in registers, as add_moments and add_gradient define them.
 struct Accumulator {
   using MaskBits = int64_t;
@@ -34,6 +57,11 @@ struct Accumulator {
       first[i] += other.first[i];
       second[i] += other.second[i];
     });
+  }
+
+  TORCHBN_ALWAYS_INLINE void add_all_lanes(double& to_first, double& to_second) const {
+    to_first += fold(first);
+    to_second += fold(second);
   }
 
   // Leaves the lanes of the mask, zeros elsewhere.

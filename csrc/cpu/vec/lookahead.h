@@ -18,6 +18,15 @@ class Lookahead {
     gap_ = strip.stride - route_.width;
   }
 
+  // For what lies so many elements further on in the strip's rows.
+  Lookahead behind(int64_t position) const {
+    Lookahead moved = *this;
+    moved.route_.begin += position;
+    return moved;
+  }
+
+  bool exists() const { return distance_ != 0; }
+
   // How far from an element, `position` elements after the strip's begin in its row, lies the one
   // that is read so much later? 0 if none is.
   int64_t from(int64_t row, int64_t position) const {

@@ -47,13 +47,6 @@ struct Route {
   int64_t jump;   // from where one more row would begin to where reading goes on, 0 if it ends
 };
 
-// Two sums of one channel, spread over lanes. Which lane an element goes to follows from the shape
-// of the strip.
-struct alignas(64) Lanes {
-  double first[kLanes];
-  double second[kLanes];
-};
-
 // Where the operands lie: in caches, in memory too, or so many of them in memory that no cache
 // helps.
 enum class Origin : uint8_t { kCaches, kBoth, kMemory };
@@ -67,14 +60,15 @@ template <typename T>
 struct Primitives {
   using Value = Compute<T>;
 
-  // A strip of strip.runs channels: one pivot, Lanes and map for each. Maps are arrays of each of
-  // their coefficients.
+  // A strip of strip.runs channels: one pivot, sum and map for each. Maps are arrays of each of
+  // their coefficients. Which lane an element goes to follows from the shape of the strip; added to
+  // the sum is what all lanes make in the end, the upper half onto the lower one again and again.
   // sum(x - pivot), sum((x - pivot)^2)
-  void (*add_moments)(const T* x, const Strip& strip, const double* pivots, Lanes* sums,
-                      const Route* prefetched);
+  void (*add_moments)(const T* x, const Strip& strip, const double* pivots, double* first,
+                      double* second, const Route* prefetched);
   // sum(dy), sum(dy * (x - mean))
   void (*add_gradient)(const T* dy, const T* x, const Strip& strip, const double* means,
-                       Lanes* sums, const Route* prefetched);
+                       double* first, double* second, const Route* prefetched);
   void (*affine)(const T* x, T* y, const Strip& strip, const Affine<const Value*>& maps,
                  Origin origin);
   void (*gradient)(const T* dy, const T* x, T* dx, const Strip& strip,

@@ -148,14 +148,14 @@ TORCHBN_ALWAYS_INLINE Register<double> widen_to_double(Vector<float, kWidth<doub
 
 // The lower (0) or upper (1) half of a register. By shuffles: through memory GCC would keep the
 // register there all the time.
-template <int kHalf, typename E, int... i>
-TORCHBN_ALWAYS_INLINE auto shuffle_half(Register<E> value, std::integer_sequence<int, i...>) {
+template <int kHalf, typename V, int... i>
+TORCHBN_ALWAYS_INLINE auto shuffle_half(V value, std::integer_sequence<int, i...>) {
   return __builtin_shufflevector(value, value, kHalf * sizeof...(i) + i...);
 }
 template <int kHalf>
 TORCHBN_ALWAYS_INLINE Register<double> half_to_double(Register<float> value) {
   return widen_to_double(
-      shuffle_half<kHalf, float>(value, std::make_integer_sequence<int, kWidth<double>>{}));
+      shuffle_half<kHalf>(value, std::make_integer_sequence<int, kWidth<double>>{}));
 }
 
 TORCHBN_ALWAYS_INLINE auto narrow_to_float(Register<double> value) {

@@ -26,18 +26,21 @@ TORCHBN_ALWAYS_INLINE bool has_short_runs(const Strip& strip) {
 }
 
 // The columns of a run, in the order of lanes.
-TORCHBN_ALWAYS_INLINE void add_to_lanes(const double* first, const double* second, int64_t length,
-                                        Lanes& lanes) {
+TORCHBN_ALWAYS_INLINE Accumulator lanes_of(const double* first, const double* second,
+                                           int64_t length) {
+  Accumulator lanes = {};
   for (int64_t i = 0; i < length; i += kLanes) {
-    const int64_t count = lesser(length - i, kLanes);
-    for (int64_t j = 0; j < count; ++j) lanes.first[j] += first[i + j];
-    for (int64_t j = 0; j < count; ++j) lanes.second[j] += second[i + j];
+    Accumulator columns;
+    columns.load(first + i, second + i);
+    if (length - i < kLanes) columns.keep_lanes(kMask<int64_t> + 2 * kLanes - (length - i));
+    lanes += columns;
   }
+  return lanes;
 }
 
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& strip,
-                                          const double* pivots, Lanes* lanes,
+                                          const double* pivots, double* first, double* second,
                                           const Route* prefetched) {
   alignas(64) double columns[3][kSumColumns + kLanes];
   const int64_t together = strip.spacing == strip.length ? kSumColumns / strip.length : 1;
@@ -52,30 +55,30 @@ TORCHBN_ALWAYS_INLINE void add_short_runs(const Source& source, const Strip& str
                  prefetched != nullptr ? Origin::kBoth : Origin::kCaches, width, columns[0],
                  columns[1], columns[2]);
     for (int64_t i = 0; i < runs; ++i)
-      add_to_lanes(columns[1] + i * strip.length, columns[2] + i * strip.length, strip.length,
-                   lanes[run + i]);
+      lanes_of(columns[1] + i * strip.length, columns[2] + i * strip.length, strip.length)
+          .add_all_lanes(first[run + i], second[run + i]);
   }
 }
 
 template <typename T, typename Source>
 TORCHBN_ALWAYS_INLINE void add_strip(const Source& source, const Strip& strip, const double* pivots,
-                                     Lanes* lanes, const Route* prefetched) {
+                                     double* first, double* second, const Route* prefetched) {
   if (has_short_runs<T>(strip))
-    add_short_runs<T>(source, strip, pivots, lanes, prefetched);
+    add_short_runs<T>(source, strip, pivots, first, second, prefetched);
   else
-    add_runs<T>(source, strip, pivots, lanes, prefetched);
+    add_runs<T>(source, strip, pivots, first, second, prefetched);
 }
 
 template <typename T>
-void add_moments(const T* x, const Strip& strip, const double* pivots, Lanes* sums,
-                 const Route* prefetched) {
-  add_strip<T>(MomentSource<T>{x}, strip, pivots, sums, prefetched);
+void add_moments(const T* x, const Strip& strip, const double* pivots, double* first,
+                 double* second, const Route* prefetched) {
+  add_strip<T>(MomentSource<T>{x}, strip, pivots, first, second, prefetched);
 }
 
 template <typename T>
-void add_gradient(const T* dy, const T* x, const Strip& strip, const double* means, Lanes* sums,
-                  const Route* prefetched) {
-  add_strip<T>(GradientSource<T>{dy, x}, strip, means, sums, prefetched);
+void add_gradient(const T* dy, const T* x, const Strip& strip, const double* means, double* first,
+                  double* second, const Route* prefetched) {
+  add_strip<T>(GradientSource<T>{dy, x}, strip, means, first, second, prefetched);
 }
 
 template <typename T>

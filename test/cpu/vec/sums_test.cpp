@@ -28,8 +28,8 @@ using cpu::vec::kLanes;
 using cpu::vec::kLeastFloatBlocks;
 using cpu::vec::kLeastRows;
 using cpu::vec::kLongestShortRun;
+using cpu::vec::kRunsTogether;
 using cpu::vec::kSumColumns;
-using cpu::vec::Lanes;
 using cpu::vec::Level;
 using cpu::vec::Origin;
 using cpu::vec::Primitives;
@@ -72,21 +72,14 @@ class SumsTest : public testing::Test {
   // Strips of runs, and of columns: each against its own reference.
   void check_runs(const Strip& s, int64_t alignments) {
     check(
-        s, s.runs, s.runs * static_cast<int64_t>(sizeof(Lanes) / sizeof(double)), alignments,
+        s, s.runs, alignments,
         [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums,
             Origin origin) {
-          Lanes* lanes = reinterpret_cast<Lanes*>(sums);
           const cpu::vec::Route route{(s.runs - 1) * s.spacing + s.length, 0, s.rows,
                                       -s.rows * s.stride};
           const cpu::vec::Route* prefetched = origin == Origin::kCaches ? nullptr : &route;
-          dy == nullptr ? p.add_moments(x, s, pivots, lanes, prefetched)
-                        : p.add_gradient(dy, x, s, pivots, lanes, prefetched);
-        },
-        [&](const double* sums, int64_t run, int which) {
-          const double* lane = sums + (2 * run + which) * kLanes;
-          double total = 0;
-          for (int i = 0; i < kLanes; ++i) total += lane[i];
-          return total;
+          dy == nullptr ? p.add_moments(x, s, pivots, sums, sums + s.runs, prefetched)
+                        : p.add_gradient(dy, x, s, pivots, sums, sums + s.runs, prefetched);
         },
         [](int64_t run, int64_t) { return run; });
   }
@@ -94,24 +87,22 @@ class SumsTest : public testing::Test {
   void check_columns(const Strip& s, int64_t alignments) {
     const int64_t room = std::max<int64_t>(s.length, kLanes);
     check(
-        s, room, 2 * room, alignments,
+        s, room, alignments,
         [&](const Primitives<T>& p, const T* dy, const T* x, const double* pivots, double* sums,
             Origin origin) {
           dy == nullptr ? p.add_column_moments(x, s, pivots, sums, sums + room, origin)
                         : p.add_column_gradient(dy, x, s, pivots, sums, sums + room, origin);
         },
-        [&](const double* sums, int64_t column, int which) { return sums[which * room + column]; },
         [](int64_t, int64_t column) { return column; });
   }
 
  private:
-  // `channels` pivots and sums about them, these held in `doubles` doubles, of which total(sums,
-  // channel, which) is one.
-  template <typename Run, typename Total, typename ChannelOf>
-  void check(const Strip& s, int64_t channels, int64_t doubles, int64_t alignments, const Run& run,
-             const Total& total, const ChannelOf& channel_of) {
+  // `channels` pivots, and sums about them: the first ones of all channels, then the second ones.
+  template <typename Run, typename ChannelOf>
+  void check(const Strip& s, int64_t channels, int64_t alignments, const Run& run,
+             const ChannelOf& channel_of) {
     if (this->HasFatalFailure()) return;
-    const int64_t size = span(s);
+    const int64_t size = span(s), doubles = 2 * channels;
     for (Values kind : {Values::kIntegers, Values::kNormal, Values::kOfEverySize}) {
       // What lies between the runs must not get into the sums.
       std::vector<T> x(size, round_to<T>(std::numeric_limits<double>::quiet_NaN())), dy = x;
@@ -129,8 +120,8 @@ class SumsTest : public testing::Test {
         std::vector<double> exact[2];
         if (kind == Values::kIntegers) {
           for (int which : {0, 1}) {
-            for (int64_t c = 0; c < channels; ++c)
-              exact[which].push_back(total(initial.data(), c, which));
+            const auto begin = initial.begin() + which * channels;
+            exact[which].assign(begin, begin + channels);
           }
           for_elements(s, [&](int64_t i, int64_t r, int64_t column) {
             const int64_t c = channel_of(r, column);
@@ -160,7 +151,7 @@ class SumsTest : public testing::Test {
             };
             for (int which : {0, 1}) {
               for (size_t c = 0; c < exact[which].size(); ++c)
-                ASSERT_EQ(total(sums, static_cast<int64_t>(c), which), exact[which][c])
+                ASSERT_EQ(sums[which * channels + c], exact[which][c])
                     << where() << " sum " << which << " of channel " << c;
             }
             auto& expected = expected_of[fuses(level)];
@@ -190,7 +181,7 @@ class SumsTest : public testing::Test {
   std::map<Values, Inputs> values_ = all_values();
   const GuardedMemory in_[2]{GuardedMemory(kMostElements * sizeof(T) + 64),
                              GuardedMemory(kMostElements * sizeof(T) + 64)};
-  const GuardedMemory out_{static_cast<int64_t>(kMostChannels * sizeof(Lanes))};
+  const GuardedMemory out_{static_cast<int64_t>(2 * kMostChannels * sizeof(double))};
   const GuardedMemory pivots_{static_cast<int64_t>(kMostChannels * sizeof(double))};
 };
 TYPED_TEST_SUITE(SumsTest, ElementTypes, ElementNames);
@@ -271,6 +262,16 @@ TYPED_TEST(SumsTest, ShortRunsTogether) {
       this->check_runs({rows, length, runs * length, runs, length}, 1);
     }
     this->check_runs({rows, length, 5 * (length + 1), 5, length + 1}, 1);
+  }
+}
+
+// Longer ones lie side by side up to a number, and are read row by row or, the shorter ones, run by
+// run.
+TYPED_TEST(SumsTest, RunsSideBySide) {
+  for (int64_t runs : around({kRunsTogether, 2 * kRunsTogether})) {
+    for (int64_t length : {17, 100, 130})
+      for (int64_t rows : {1, 2, 6})
+        this->check_runs({rows, length, runs * length, runs, length}, 1);
   }
 }
 
