@@ -25,6 +25,10 @@ inline int64_t group_size(const Extent& e, int64_t element_bytes) {
   return std::clamp<int64_t>(wanted, 1, kMaxGroup);
 }
 
+// The least that a channel takes beside its elements, in such: of tiny planes it is most of the
+// work.
+inline constexpr int64_t kChannelCost = 8;
+
 // The sums of up to kMaxGroup channels.
 struct GroupSums {
   double first[kMaxGroup] = {};
@@ -151,7 +155,7 @@ void run_channels_first(const Extent& e, Operation& op, const AnyTeam& team = {}
   if (!channels_suffice(e, team.size) || exceeds_core)
     return run_in_team(chunks, channel_bytes, op, team);
   const int64_t group = group_size(e, Operation::kSummedBytes);
-  team.for_items(e.channels, e.count(), [&](int64_t begin, int64_t end) {
+  team.for_items(e.channels, e.count() + kChannelCost, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; c += group)
       run_group(chunks, {c, std::min(group, end - c)}, c + group < end, op);
   });

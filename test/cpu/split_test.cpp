@@ -215,6 +215,14 @@ TEST(RowsAtOnceTest, KeepTheSumsAndStayNearTheCore) {
   }
 }
 
+TEST(TinyChannelsTest, AreSharedOutWhereMany) {
+  const auto shares = [](const Extent& e) {
+    return simulate(e, 2, Kind::kTraining, false).added.elements;
+  };
+  EXPECT_EQ(shares({1, 1280, 9}), (std::vector<int64_t>{640 * 9, 640 * 9}));
+  EXPECT_EQ(shares({1, 512, 9}), (std::vector<int64_t>{512 * 9, 0}));
+}
+
 // Of tensors that give each of 64 threads a mebibyte of float32 or more, no thread has more than
 // 1.25 times its share, whatever the shape.
 TEST_P(SplitTest, LargeTensorsAreSharedEvenly) {
