@@ -1,5 +1,7 @@
 // Differentiation of the internal operators, on top of whichever kernels they have.
 
+#include <mutex>
+
 #include <ATen/OpMathType.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
@@ -152,6 +154,35 @@ class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mod
             needs.bias ? grad_bias : at::Tensor(), at::Tensor()};
   }
 };
+
+}  // namespace
+}  // namespace torchbn
+
+// What torch's own apply() does, but that asks for the node's name each time, to have it for an
+// error that backward() can't cause: spelling the name of a type is a fifth of all that lies
+// between the engine and the kernel.
+namespace torch::autograd {
+
+template <>
+variable_list CppNode<torchbn::BatchNormFunction<torchbn::Training>>::apply(
+    variable_list&& inputs) {
+  const std::lock_guard lock(mutex_);
+  return CppNode_apply_functional<torchbn::BatchNormFunction<torchbn::Training>>(
+      std::move(inputs), ctx_, is_variable_input_, output_info_, "batch_norm");
+}
+
+template <>
+variable_list CppNode<torchbn::BatchNormFunction<torchbn::Evaluation>>::apply(
+    variable_list&& inputs) {
+  const std::lock_guard lock(mutex_);
+  return CppNode_apply_functional<torchbn::BatchNormFunction<torchbn::Evaluation>>(
+      std::move(inputs), ctx_, is_variable_input_, output_info_, "batch_norm");
+}
+
+}  // namespace torch::autograd
+
+namespace torchbn {
+namespace {
 
 // Autograd would refuse to save it, but only after training has updated the running statistics.
 void check_can_be_saved(const char* name, const at::Tensor& tensor) {
