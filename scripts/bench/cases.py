@@ -33,6 +33,8 @@ CPU_SETS = {
     "one channel": [(64, 1, 28, 28), (16, 1, 512, 512)],
     # Colour images, and few channels on planes of awkward sizes.
     "few channels": [(6, 3, 300, 300), (8, 7, 40, 40), (20, 6, 65536)],
+    # The last stages of a net, an image or two at a time: channels cost more than their values.
+    "few images": [(1, 1024, 4, 4), (2, 512, 8, 8)],
     # Where the call itself is the cost.
     "small": [(16, 16, 32, 32)],
 }
