@@ -1,6 +1,7 @@
 // What happens to the tensors of a call between forward and backward.
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 

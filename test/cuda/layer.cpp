@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include <torch/cuda.h>
+
 #include "operators.h"
 
 namespace torchbn::test {

@@ -5,8 +5,8 @@
 #include <tuple>
 #include <vector>
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 // What the tests of the CUDA kernels share: calls of the internal operators, and comparing them
 // with the CPU's.
