@@ -1,6 +1,10 @@
 // The operators on a GPU: checks, allocation, launches.
 
+#include <array>
+#include <atomic>
 #include <charconv>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
@@ -10,7 +14,9 @@
 #include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAMacros.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 #include <torch/library.h>
@@ -19,6 +25,7 @@
 #include "checks.h"
 #include "cuda/kernels.h"
 #include "cuda/launch_policy.h"
+#include "cuda/on_chip/kernels.h"
 #include "operators.h"
 
 namespace torchbn {
@@ -52,6 +59,18 @@ int64_t multiprocessors_left_free(int64_t multiprocessors) {
   return number;
 }
 
+// Blocks of the largest clusters, of the current device and the code that it runs: asked for once.
+int max_cluster(const cudaDeviceProp& properties) {
+  static std::array<std::atomic<int>, C10_COMPILE_TIME_MAX_GPUS> known{};
+  std::atomic<int>& blocks = known[static_cast<size_t>(c10::cuda::current_device())];
+  if (blocks == 0) {
+    bool in_code = false;
+    C10_CUDA_CHECK(cuda::code_has_clusters(&in_code));
+    blocks = properties.clusterLaunch != 0 && in_code ? 8 : 1;
+  }
+  return blocks;
+}
+
 cuda::DeviceLimits limits_of_current_device() {
   const cudaDeviceProp& properties = *at::cuda::getCurrentDeviceProperties();
   cuda::DeviceLimits limits;
@@ -60,7 +79,7 @@ cuda::DeviceLimits limits_of_current_device() {
   limits.shared_per_block = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
   limits.shared_per_multiprocessor = static_cast<int64_t>(properties.sharedMemPerMultiprocessor);
   limits.l2_bytes = properties.l2CacheSize;
-  limits.max_cluster = properties.major >= 9 && properties.clusterLaunch != 0 ? 8 : 1;
+  limits.max_cluster = max_cluster(properties);
   return limits;
 }
 

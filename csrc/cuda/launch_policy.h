@@ -19,7 +19,7 @@ struct DeviceLimits {
   int64_t shared_per_block = 0;
   int64_t shared_per_multiprocessor = 0;
   int64_t l2_bytes = 0;
-  int max_cluster = 1;  // blocks; 8 where clusters can be launched
+  int max_cluster = 1;  // blocks; 8 where device and code have clusters
   // Multiprocessors that kernels whose blocks all run at once leave to others; not all of them.
   int64_t left_free = 0;
 };

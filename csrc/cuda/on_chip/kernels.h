@@ -9,4 +9,8 @@ namespace torchbn::cuda {
 cudaError_t train_on_chip(const TrainProblem& problem, const Launch& launch);
 cudaError_t backward_on_chip(const BackwardProblem& problem, const Launch& launch);
 
+// Whether the code that the current device runs knows clusters. A device that has them may run code
+// that was compiled for older ones.
+cudaError_t code_has_clusters(bool* has);
+
 }  // namespace torchbn::cuda

@@ -69,4 +69,13 @@ cudaError_t train_on_chip(const TrainProblem& problem, const Launch& launch) {
   return launch_kernel(advance_counter, 1, 32, launch.stream, counter);
 }
 
+// All kernels are compiled for the same devices, so any of them tells.
+cudaError_t code_has_clusters(bool* has) {
+  cudaFuncAttributes attributes{};
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, advance_counter);
+  // A tenth of its __CUDA_ARCH__, by which cluster.cuh goes.
+  *has = error == cudaSuccess && attributes.ptxVersion >= 90;
+  return error;
+}
+
 }  // namespace torchbn::cuda
