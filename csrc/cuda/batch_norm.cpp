@@ -103,8 +103,11 @@ ThreeTensors run(Call& call, const at::Device& device,
   };
 
   cudaError_t error = enqueue(choice);
-  // Of a part of a device, or under a tool, fewer blocks run at once than its properties tell.
-  if (error == cudaErrorCooperativeLaunchTooLarge && choice == cuda::KernelChoice::kAuto) {
+  // Of a part of a device, or under a tool, fewer blocks run together than its properties tell.
+  // With these errors nothing has run; after others the running statistics might be updated twice.
+  const bool too_many_together =
+      error == cudaErrorCooperativeLaunchTooLarge || error == cudaErrorInvalidClusterSize;
+  if (too_many_together && choice == cuda::KernelChoice::kAuto) {
     static_cast<void>(cudaGetLastError());  // or somebody else would find it
     error = enqueue(cuda::KernelChoice::kSplit);
   }
