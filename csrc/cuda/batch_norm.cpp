@@ -95,9 +95,12 @@ ThreeTensors run(Call& call, const at::Device& device,
   const auto enqueue = [&](cuda::KernelChoice kernel) {
     cuda::Launch launch;
     launch.policy = cuda::choose_policy(problem, limits, kernel);
-    const at::Tensor workspace = at::empty({static_cast<int64_t>(launch.policy.workspace_bytes)},
-                                           at::TensorOptions().dtype(at::kByte).device(device));
-    launch.workspace = workspace.mutable_data_ptr();
+    at::Tensor workspace;  // clusters need none
+    if (launch.policy.workspace_bytes > 0) {
+      workspace = at::empty({static_cast<int64_t>(launch.policy.workspace_bytes)},
+                            at::TensorOptions().dtype(at::kByte).device(device));
+      launch.workspace = workspace.mutable_data_ptr();
+    }
     launch.stream = c10::cuda::getCurrentCUDAStream().stream();
     return kernels(problem, launch);
   };
