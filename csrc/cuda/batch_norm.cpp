@@ -119,8 +119,9 @@ ThreeTensors run(Call& call, const at::Device& device,
 }
 
 // Kernels load vectors. What does not begin on their boundary, as a slice of a buffer may, is
-// copied.
+// copied, unless its memory has been freed, which is for the call to say.
 at::Tensor on_boundary(const at::Tensor& tensor) {
+  if (!tensor.unsafeGetTensorImpl()->storage_initialized()) return tensor;
   const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
   return address % cuda::kVectorBytes == 0 ? tensor : tensor.clone();
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from helpers import Snapshot, batch_norm, random, run_python
+from helpers import Snapshot, batch_norm, in_layout, random, run_python
 
 NAN = float("nan")
 
@@ -177,6 +177,21 @@ def test_freed_memory_is_refused_before_anything_is_updated(device):
         with pytest.raises(RuntimeError, match=f"the memory of {freed} has been freed"):
             batch_norm(**arguments)
         kept.assert_unchanged()
+
+
+@pytest.mark.parametrize("freed", ["grad_output", "input"])
+def test_freed_memory_that_would_be_copied_is_refused(device, freed):
+    """Kernels on a GPU load vectors, and no vector begins where these tensors do."""
+    tensors = [in_layout(random((4, 3), device=device), "offset") for _ in range(2)]
+    grad_output, x = tensors
+    tensors[freed == "input"].untyped_storage().resize_(0)
+    s = ones(3, device=device, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=f"the memory of {freed} has been freed"):
+        torch.ops.torchbn.batch_norm_backward(grad_output, x, None, s, s, True, True, False, False)
+    if freed == "input":
+        for training in (True, False):
+            with pytest.raises(RuntimeError, match="the memory of input has been freed"):
+                batch_norm(x, None, None, ones(3, device=device), ones(3, device=device), training)
 
 
 @pytest.mark.parametrize("negated", ["running_mean", "running_var", "num_batches_tracked"])
