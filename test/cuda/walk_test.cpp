@@ -116,14 +116,15 @@ TEST(Walk, VisitsEveryValueOnceInTilesOfPlanes) {
   EXPECT_GT(tiled, 10);
 }
 
-// Offsets beyond 32 bits: the last values of tensors that are too large to be visited in full.
+// Tensors with offsets beyond 32 bits, which are too large to be visited in full.
+constexpr int64_t kHuge = (int64_t{1} << 33) + 8;
+const Extent kHugeExtents[] = {
+    {1, 1, kHuge},     {kHuge / 8, 1, 8}, {3, kHuge / 8, 8},
+    {kHuge / 8, 8, 1}, {2, kHuge, 1},     {kHuge, 3, 1},
+};
+
 TEST(Walk, ReachesTheEndOfTensorsBeyond32Bits) {
-  const int64_t huge = (int64_t{1} << 33) + 8;
-  const Extent extents[] = {
-      {1, 1, huge},     {huge / 8, 1, 8}, {3, huge / 8, 8},
-      {huge / 8, 8, 1}, {2, huge, 1},     {huge, 3, 1},
-  };
-  for (const Extent& extent : extents) {
+  for (const Extent& extent : kHugeExtents) {
     SCOPED_TRACE(name(extent, DType::kBFloat16, 132));
     const LaunchPolicy policy = split_policy(extent, DType::kBFloat16, true, DeviceLimits{132});
     int64_t end = 0;
@@ -143,6 +144,32 @@ TEST(Walk, ReachesTheEndOfTensorsBeyond32Bits) {
       }
     }
     EXPECT_EQ(end, extent.numel());
+  }
+}
+
+// From the last vector of a thread to its first, in units as long as can be.
+template <typename Tiling>
+void go_back(Tiling tiling) {
+  divide(tiling, 1);
+  const Unit unit = unit_at(tiling, tiling.units() - 1);
+  for (const int thread : {0, tiling.block - 1}) {
+    const WalkOver<Tiling> walk(tiling, unit, thread);
+    if (walk.left == 0) continue;
+    WalkOver<Tiling> ahead = walk;
+    for (int i = 1; i < walk.left; ++i) ahead.step(tiling);
+    BackwardWalk<WalkOver<Tiling>> back(walk, tiling, unit, thread, 0);
+    ASSERT_EQ(back.left, walk.left);
+    EXPECT_EQ(back.next, ahead.next);
+    for (int i = 1; i < walk.left; ++i) back.step(tiling);
+    EXPECT_EQ(back.next, walk.next);
+  }
+}
+
+TEST(Walk, GoesBackBeyond32Bits) {
+  for (const Extent& extent : kHugeExtents) {
+    SCOPED_TRACE(name(extent, DType::kBFloat16, 1));
+    of_tiling(split_policy(extent, DType::kBFloat16, true, DeviceLimits{1}),
+              [](const auto& tiling) { go_back(tiling); });
   }
 }
 
