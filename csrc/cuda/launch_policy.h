@@ -15,7 +15,7 @@ namespace torchbn::cuda {
 struct DeviceLimits {
   int64_t multiprocessors = 1;
   int64_t max_grid = 2147483647;  // blocks along x, the only grid axis in use
-  // For resident kernels. Bytes of shared memory, as far as kernels can opt in to it.
+  // Bytes of shared memory, as far as kernels can opt in to it.
   int64_t shared_per_block = 0;
   int64_t shared_per_multiprocessor = 0;
   int64_t l2_bytes = 0;

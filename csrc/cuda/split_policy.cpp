@@ -37,7 +37,8 @@ FinishLaunch finish_launch(int64_t channels, int64_t parts, const DeviceLimits& 
 LaunchPolicy split_policy(const Extent& extent, DType dtype, bool reduces,
                           const DeviceLimits& device) {
   LaunchPolicy policy;
-  // Planes that are no whole vectors are summed up value by value, but mapped in vectors.
+  // Planes that are no whole vectors are summed up value by value; what is mapped without any sums
+  // has vectors of several planes.
   const bool first = extent.layout() == Layout::kChannelsFirst;
   const ChannelsLastTiling planes =
       first && !reduces ? tile_planes(extent, dtype, kTileColumns) : ChannelsLastTiling{};
