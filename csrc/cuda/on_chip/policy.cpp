@@ -250,7 +250,7 @@ LaunchPolicy on_chip_or(LaunchPolicy split, const Extent& extent, DType dtype, i
     return candidate.policy;
   };
   const bool automatic = choice == KernelChoice::kAuto;
-  split.reason = choice == KernelChoice::kSplit ? "asked for" : "does not fit on chip";
+  split.reason = choice == KernelChoice::kSplit ? "asked for" : "no on-chip kernel suits it";
   if (automatic || choice == KernelChoice::kResident) {
     Candidate clusters = find(BestClusters{}, problem, device);
     const char* const reason =

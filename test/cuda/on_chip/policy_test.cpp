@@ -277,7 +277,7 @@ TEST(OnChipPolicy, SaysWhy) {
     return std::string(choose(e, DType::kFloat32, forward, kH100, choice).reason);
   };
   EXPECT_EQ(reason({1000000, 64, 1}), "in teams");
-  EXPECT_EQ(reason({64, 1001, 1}), "does not fit on chip");
+  EXPECT_EQ(reason({64, 1001, 1}), "no on-chip kernel suits it");
   EXPECT_EQ(reason({32, 256, square(56)}), "one read");
   EXPECT_EQ(reason({8, 3, 100}), "small: one launch");
   EXPECT_EQ(reason({64, 4, 4096}), "one read, in teams");
