@@ -7,7 +7,7 @@
 #                    before where there is none yet, and drop a build/ made with another one.
 #                    Without it the torch that is there stays; where there is none, 2.11.0 is
 #                    installed
-#   --lint           also the tools that lint.sh and format.sh use
+#   --lint           also the tools that lint.sh and format.sh use, and ccache for .ci/run
 #
 # With the environment variable TORCHBN_TORCH=VERSION, this script and the others leave .venv and
 # build/ alone and work with that torch in .venv-VERSION and build-VERSION.
@@ -78,6 +78,7 @@ look() {
     have clang-format || missing+=(clang-format)
     have clang-tidy || missing+=(clang-tidy)
     have shellcheck || missing+=(shellcheck)
+    have ccache || missing+=(ccache)
   fi
 }
 

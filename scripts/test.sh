@@ -24,7 +24,7 @@ esac
 if [[ $cpp ]]; then
   say "C++ tests"
   [[ -x $build/test/operators_test ]] || die "the C++ tests were not built: GoogleTest (libgtest-dev) is missing"
-  ctest --test-dir "$build" --output-on-failure "$@"
+  ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" "$@"
 fi
 if [[ $python ]] && compgen -G "$root/test/python/test_*.py" >/dev/null; then
   say "Python tests"
