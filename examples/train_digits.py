@@ -15,6 +15,7 @@ from pathlib import Path
 
 import matplotlib
 import torch
+import torchbn
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
@@ -34,44 +35,12 @@ LEARNING_RATE = 0.02
 PERCENTILES = (15, 50, 85)  # those of figure 1 in Ioffe & Szegedy 2015
 
 
-class BatchNorm2d(nn.Module):
-    """torch.nn.BatchNorm2d on torchbn's operator, with the same parameter and buffer names.
-
-    The operator normalises, updates the running statistics and counts the batch, in one call.
-    Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167.
-    """
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
-        super().__init__()
-        self.eps = eps
-        self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(num_features))  # [C]
-        self.bias = nn.Parameter(torch.zeros(num_features))  # [C]
-        self.register_buffer("running_mean", torch.zeros(num_features))  # [C]
-        self.register_buffer("running_var", torch.ones(num_features))  # [C]
-        self.register_buffer("num_batches_tracked", torch.tensor(0))
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[N, C, H, W] -> [N, C, H, W]"""
-        return torch.ops.torchbn.batch_norm(
-            input,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-            self.training,
-            self.momentum,
-            self.eps,
-            num_batches_tracked=self.num_batches_tracked,
-        )
-
-
 # The batch norm of each variant, made for a number of channels.
-VARIANTS = {"none": nn.Identity, "torch.nn": nn.BatchNorm2d, "torchbn": BatchNorm2d}
+VARIANTS = {"none": nn.Identity, "torch.nn": nn.BatchNorm2d, "torchbn": torchbn.nn.BatchNorm2d}
 LABELS = {
     "none": "without batch norm",
     "torch.nn": "torch.nn.BatchNorm2d",
-    "torchbn": "torch.ops.torchbn.batch_norm",
+    "torchbn": "torchbn.nn.BatchNorm2d",
 }
 
 
@@ -261,22 +230,18 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    library, output = ROOT / "build/libtorchbn.so", ROOT / "build/demo"
+    output = ROOT / "build/demo"
     parser.add_argument("--epochs", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--library", type=Path, default=library, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=output, help="folder; default: %(default)s")
     arguments = parser.parse_args()
     if arguments.epochs < 1:
         parser.error("--epochs must be at least 1")
-    if not arguments.library.is_file():
-        parser.error(f"there is no {arguments.library}: run scripts/build.sh, or use --library")
     return arguments
 
 
 def main() -> int:
     arguments = parse_arguments()
-    torch.ops.load_library(arguments.library)
     arguments.output.mkdir(parents=True, exist_ok=True)
     # The images are small: more threads bring little, and cost a lot where others use them too.
     torch.set_num_threads(1)

@@ -34,6 +34,6 @@ cmake --build "$build"
 # Links, laid out as an installed package is: what changes here changes there.
 package=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchbn
 mkdir -p "$package/lib"
-ln -sf "$root/python/torchbn/__init__.py" "$package/"
+ln -sf "$root"/python/torchbn/*.py "$package/"
 ln -sf "$build/libtorchbn.so" "$package/lib/"
 say "Built ${build##*/}/libtorchbn.so"

@@ -29,7 +29,7 @@ done
 mkdir -p "$demo"
 
 say "1. Training in Python: without batch norm, with torch.nn's, with torchbn's"
-"$venv/bin/python" -u "$root/examples/train_digits.py" --library "$build/libtorchbn.so" --output "$demo"
+"$venv/bin/python" -u "$root/examples/train_digits.py" --output "$demo"
 
 say "2. The trained model as TorchScript in a C++ program"
 "$programs/infer_digits" "$demo/model.pt" "$demo/digits.pt" | tee "$demo/infer_digits.txt"

@@ -1,6 +1,7 @@
-"""Importing torchbn loads its operators, torch.ops.torchbn.batch_norm and the others.
+"""Batch normalization: layers in torchbn.nn, torchbn.convert(model), torchbn.batch_norm(...).
 
-A library that the process has loaded already stays; else it is the file that the environment variable
+Importing torchbn loads its operators, torch.ops.torchbn.batch_norm and the others. A library that
+the process has loaded already stays; else it is the file that the environment variable
 TORCHBN_LIBRARY names or, where that is not set, lib/libtorchbn.so beside this file. If that file is
 missing, importing fails.
 """
@@ -36,3 +37,9 @@ def _load_library() -> None:
 
 
 _load_library()
+
+from torchbn import nn  # noqa: E402
+from torchbn.functional import batch_norm  # noqa: E402
+from torchbn.nn import convert  # noqa: E402
+
+__all__ = ["batch_norm", "convert", "nn"]

@@ -1,3 +1,4 @@
+import os
 import sys
 
 import pytest
@@ -5,8 +6,11 @@ import torch
 
 import helpers
 
-# The programs' modules, as they find each other.
-sys.path[:0] = [str(helpers.ROOT / "scripts" / folder) for folder in ("", "bench", "gpu")]
+# The package, and the programs' modules as they find each other.
+sys.path[:0] = [str(helpers.ROOT / folder)
+                for folder in ("python", "scripts", "scripts/bench", "scripts/gpu")]
+# For `import torchbn` in processes that tests start.
+os.environ["TORCHBN_LIBRARY"] = str(helpers.library_path().resolve())
 
 
 def pytest_configure(config):

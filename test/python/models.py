@@ -2,6 +2,8 @@
 
 import torch
 
+import torchbn
+
 
 class BatchNorm(torch.nn.Module):
     """torch.nn.BatchNorm*d's state with the operator for its forward; scripts, compiles, exports."""
@@ -22,19 +24,6 @@ class BatchNorm(torch.nn.Module):
             self.momentum, self.eps, num_batches_tracked=self.num_batches_tracked)
 
 
-class FoldingBatchNorm(BatchNorm):
-    """The same by the recipe of the README: evaluates through the operator that mutates nothing, so
-    that a frozen module is made of constants."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            return torch.ops.torchbn.batch_norm(
-                x, self.weight, self.bias, self.running_mean, self.running_var, True,
-                self.momentum, self.eps, num_batches_tracked=self.num_batches_tracked)
-        return torch.ops.torchbn.batch_norm_inference(
-            x, self.weight, self.bias, self.running_mean, self.running_var, self.eps)[0]
-
-
 class Net(torch.nn.Module):
     def __init__(self, momentum: float | None = 0.1, norm=BatchNorm):
         super().__init__()
@@ -46,19 +35,7 @@ class Net(torch.nn.Module):
         return self.linear(self.norm(self.convolution(x)).relu().mean([2, 3]))
 
 
-class _OnOperator(torch.nn.modules.batchnorm._BatchNorm):
-    """What a torch batch norm becomes: the same state, the operator for its forward."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.torchbn.batch_norm(
-            x, self.weight, self.bias, self.running_mean, self.running_var,
-            self.training or not self.track_running_stats, self.momentum, self.eps,
-            num_batches_tracked=self.num_batches_tracked)
-
-
 def replace_batch_norm(model):
-    """Puts every torch batch norm of the model on the operator; returns how many there were."""
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    for layer in layers:
-        layer.__class__ = _OnOperator
-    return len(layers)
+    """Puts the model on torchbn; returns how many layers that were."""
+    torchbn.convert(model)
+    return sum(type(layer).__module__ == "torchbn.nn" for layer in model.modules())

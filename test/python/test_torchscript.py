@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
+import torchbn
 from helpers import MOMENTUM, check_library_is_missed, random, run_python
-from models import BatchNorm, FoldingBatchNorm, Net
+from models import BatchNorm, Net
 
 pytestmark = [pytest.mark.works_with("TorchScript"),
               pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
@@ -81,7 +82,7 @@ def test_freezing_in_evaluation_changes_nothing(device):
 def test_freezing_the_evaluation_that_mutates_nothing_leaves_constants(device, trace):
     """Freezing looks for updates before it drops branches that are not taken. Twice over it finds
     none in what was scripted; in what was traced there is no such branch."""
-    net = Net(norm=FoldingBatchNorm).to(device)
+    net = Net(norm=lambda channels, _: torchbn.nn.BatchNorm2d(channels)).to(device)
     x = random((4, 3, 6, 6), device=device)
     scripted = torch.jit.script(net)
     scripted(x)
