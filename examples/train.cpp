@@ -1,10 +1,10 @@
-// Trains a small convolutional net on the digits that train_digits.py writes, in C++ alone: a
-// module of its own calls torchbn::batch_norm.
+// Trains a small convolutional net on the digits that train_digits.py writes, in C++ alone,
+// with torchbn::nn::BatchNorm2d.
 //
 //   train digits.pt
 
 #include <torch/torch.h>
-#include <torchbn/batch_norm.h>
+#include <torchbn/nn.h>
 
 #include <cstdio>
 #include <exception>
@@ -17,26 +17,6 @@ namespace {
 constexpr int64_t kEpochs = 8;
 constexpr int64_t kBatch = 64;
 
-/// torch::nn::BatchNorm2d on torchbn's operator: [N, C, H, W] -> [N, C, H, W].
-struct BatchNorm2dImpl : torch::nn::Module {
-  explicit BatchNorm2dImpl(int64_t num_features) {
-    weight = register_parameter("weight", torch::ones(num_features));
-    bias = register_parameter("bias", torch::zeros(num_features));
-    running_mean = register_buffer("running_mean", torch::zeros(num_features));
-    running_var = register_buffer("running_var", torch::ones(num_features));
-    num_batches_tracked = register_buffer("num_batches_tracked", torch::tensor(int64_t{0}));
-  }
-
-  torch::Tensor forward(const torch::Tensor& input) {
-    return torchbn::batch_norm(input, weight, bias, running_mean, running_var, is_training(),
-                               /*momentum=*/0.1, /*eps=*/1e-5, num_batches_tracked);
-  }
-
-  torch::Tensor weight, bias, running_mean, running_var;  // [C]
-  torch::Tensor num_batches_tracked;                      // scalar
-};
-TORCH_MODULE(BatchNorm2d);
-
 /// [N, 1, 8, 8] -> [N, 10]
 torch::nn::Sequential make_net() {
   torch::nn::Sequential net;
@@ -46,7 +26,7 @@ torch::nn::Sequential make_net() {
     // Without bias: batch norm would subtract it again.
     net->push_back(torch::nn::Conv2d(
         torch::nn::Conv2dOptions(channels, width, 3).padding(1).stride(stride).bias(false)));
-    net->push_back(BatchNorm2d(width));
+    net->push_back(torchbn::nn::BatchNorm2d(width));
     net->push_back(torch::nn::ReLU());
     channels = width;
   }

@@ -5,7 +5,7 @@
 #   1. Python trains a net without batch norm, with torch's and with torchbn's, compares them, draws
 #      a picture and saves the third as TorchScript (examples/train_digits.py).
 #   2. C++ loads that model and must predict what Python does (examples/infer_digits.cpp).
-#   3. C++ trains a net of its own through <torchbn/batch_norm.h> (examples/train.cpp).
+#   3. C++ trains a net of its own with torchbn::nn::BatchNorm2d (examples/train.cpp).
 #
 # Everything it writes is in build/demo/.
 
