@@ -55,8 +55,11 @@ def batch_norm_train(input, weight, bias, running_mean, running_var, num_batches
 
 
 def batch_norm_inference(input, weight, bias, running_mean, running_var, eps):
-    output, _, _ = aten._native_batch_norm_legit_no_training(input, weight, bias, running_mean,
-                                                             running_var, 0.0, eps)
+    # ATen's operator wants one type of all of them.
+    weight, bias, mean, var = (None if vector is None else vector.to(_wide(input.dtype))
+                               for vector in (weight, bias, running_mean, running_var))
+    output, _, _ = aten._native_batch_norm_legit_no_training(input, weight, bias, mean, var, 0.0,
+                                                             eps)
     return output, running_mean.double(), torch.rsqrt(running_var.double() + eps)
 
 

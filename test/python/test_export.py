@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch._inductor.config
 
+import torchbn
 from helpers import (INDUCTOR, MODE, MOMENTUM, ROOT, check_library_is_missed, in_layout, parameters,
                      random, run_python, statistics)
 from models import Net
@@ -116,6 +117,17 @@ def test_an_evaluation_decomposes_to_core_operators():
     for size in (1, 5):
         x = random((size, 3, 6, 6), seed=size)
         torch.testing.assert_close(program.module()(x), net(x))
+
+
+@pytest.mark.works_with("decompositions to ATen's operators")
+def test_parameters_of_mixed_types_decompose():
+    """Of which ATen's operator takes fewer."""
+    net = torchbn.nn.BatchNorm2d(3).bfloat16().eval()
+    net.running_mean, net.running_var = net.running_mean.float() + 1, net.running_var.float() * 2
+    x = random((4, 3, 6, 6), torch.bfloat16)
+    program = torch.export.export(net, (x,))
+    program = program.run_decompositions(load_example("decompositions").decompositions())
+    torch.testing.assert_close(program.module()(x), net(x))
 
 
 @pytest.mark.works_with("decompositions to ATen's operators")
