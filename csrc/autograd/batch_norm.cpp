@@ -1,6 +1,7 @@
 // Differentiation of the internal operators, on top of whichever kernels they have.
 
 #include <mutex>
+#include <type_traits>
 
 #include <ATen/OpMathType.h>
 #include <ATen/core/grad_mode.h>
@@ -8,6 +9,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
+#include <torch/version.h>
 
 #include "autograd/composite.h"
 #include "autograd/transforms.h"
@@ -84,8 +86,8 @@ at::Tensor as_wide_as(const at::Tensor& weight, int64_t bias_dtype) {
   return wider ? weight.to(dtype) : weight;
 }
 
-template <typename Mode>
-class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mode>> {
+template <typename Derived, typename Mode>
+class BatchNormFunction : public torch::autograd::Function<Derived> {
  public:
   static constexpr bool is_traceable = true;
 
@@ -155,31 +157,35 @@ class BatchNormFunction : public torch::autograd::Function<BatchNormFunction<Mod
   }
 };
 
+// By these names nodes of the graph, and profiles, show them.
+struct BatchNormTrainBackward : BatchNormFunction<BatchNormTrainBackward, Training> {};
+struct BatchNormInferenceBackward : BatchNormFunction<BatchNormInferenceBackward, Evaluation> {};
+
 }  // namespace
 }  // namespace torchbn
 
-// What torch's own apply() does, but that asks for the node's name each time, to have it for an
-// error that backward() can't cause: spelling the name of a type is a fifth of all that lies
-// between the engine and the kernel.
+// What apply() does in the versions of torch that it was compared with, but that asks for the
+// node's name each time, to have it for an error that backward() can't cause: spelling the name of
+// a type is a fifth of all that lies between the engine and the kernel.
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 11 && TORCH_VERSION_MINOR <= 15
 namespace torch::autograd {
 
 template <>
-variable_list CppNode<torchbn::BatchNormFunction<torchbn::Training>>::apply(
-    variable_list&& inputs) {
+variable_list CppNode<torchbn::BatchNormTrainBackward>::apply(variable_list&& inputs) {
   const std::lock_guard lock(mutex_);
-  return CppNode_apply_functional<torchbn::BatchNormFunction<torchbn::Training>>(
+  return CppNode_apply_functional<torchbn::BatchNormTrainBackward>(
       std::move(inputs), ctx_, is_variable_input_, output_info_, "batch_norm");
 }
 
 template <>
-variable_list CppNode<torchbn::BatchNormFunction<torchbn::Evaluation>>::apply(
-    variable_list&& inputs) {
+variable_list CppNode<torchbn::BatchNormInferenceBackward>::apply(variable_list&& inputs) {
   const std::lock_guard lock(mutex_);
-  return CppNode_apply_functional<torchbn::BatchNormFunction<torchbn::Evaluation>>(
+  return CppNode_apply_functional<torchbn::BatchNormInferenceBackward>(
       std::move(inputs), ctx_, is_variable_input_, output_info_, "batch_norm");
 }
 
 }  // namespace torch::autograd
+#endif
 
 namespace torchbn {
 namespace {
@@ -201,7 +207,9 @@ ThreeTensors run(const at::Tensor& input, const std::optional<at::Tensor>& weigh
       check_can_be_saved("input", input);
       check_can_be_saved("weight", or_undefined(weight));
     }
-    at::Tensor output = BatchNormFunction<Mode>::apply(input, weight, bias, &mode);
+    using Function =
+        std::conditional_t<Mode::kTraining, BatchNormTrainBackward, BatchNormInferenceBackward>;
+    at::Tensor output = Function::apply(input, weight, bias, &mode);
     return {std::move(output), std::move(mode.save_mean), std::move(mode.save_invstd)};
   }
   at::AutoDispatchBelowAutograd guard;
