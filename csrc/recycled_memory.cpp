@@ -80,7 +80,8 @@ size_t limit_from_environment() {
 // without, and so does, for ever, a process forked at such a moment.
 class Kept {
  public:
-  explicit Kept(size_t limit) : limit_(limit) {}
+  // With room for all: put() is called where nobody could handle its failure.
+  explicit Kept(size_t limit) : limit_(limit) { blocks_.reserve(kMostBlocks + 1); }
 
   size_t limit() const { return limit_; }
 
