@@ -28,10 +28,13 @@ struct Argument {
   const char* op = "batch_norm";
 };
 
-void check_strided(const Argument& a) {
-  TORCH_CHECK(a.tensor.layout() == at::kStrided,
-              fmt::format("{}: {} must be a dense (strided) tensor, but its layout is {}", a.op,
-                          a.name, c10::str(a.tensor.layout())));
+void check_defined(const Argument& a) {
+  TORCH_CHECK(a.tensor.defined(),
+              fmt::format("{}: {} must be a tensor, but is None", a.op, a.name));
+}
+
+void check_dense(const Argument& a) {
+  torchbn::check_dense(a.name, a.tensor, a.op);
 }
 
 void check_device(const Argument& a, const Argument& like) {
@@ -42,9 +45,8 @@ void check_device(const Argument& a, const Argument& like) {
 
 // input or grad_output
 void check_data(const Argument& data) {
-  TORCH_CHECK(data.tensor.defined(),
-              fmt::format("{}: {} must be a tensor, but is None", data.op, data.name));
-  check_strided(data);
+  check_defined(data);
+  check_dense(data);
   const at::ScalarType dtype = data.tensor.scalar_type();
   TORCH_CHECK(
       dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf,
@@ -57,14 +59,14 @@ void check_data(const Argument& data) {
 }
 
 void check_per_channel(const Argument& a, const Argument& data) {
-  check_strided(a);
+  check_dense(a);
   check_device(a, data);
   TORCH_CHECK(a.tensor.dim() == 1,
               fmt::format("{}: {} must have one dimension, [C], but has shape {}", a.op, a.name,
                           c10::str(a.tensor.sym_sizes())));
   TORCH_SYM_CHECK(a.tensor.sym_size(0).sym_eq(data.tensor.sym_size(1)),
-                  fmt::format("{}: {} must have one value per channel of {}, whose shape is {}, "
-                              "but has shape {}",
+                  fmt::format("{}: {} must have one value per channel of {}, whose shape is {} "
+                              "(channels are dimension 1), but has shape {}",
                               a.op, a.name, data.name, c10::str(data.tensor.sym_sizes()),
                               c10::str(a.tensor.sym_sizes())));
 }
@@ -81,11 +83,11 @@ void check_parameter(const Argument& a, const Argument& data) {
 }
 
 void check_running(const Argument& a, const Argument& input) {
-  TORCH_CHECK(a.tensor.defined(),
-              fmt::format("{}: {} must be a tensor, but is None", a.op, a.name));
+  check_defined(a);
   check_parameter(a, input);
   TORCH_CHECK(!a.tensor.requires_grad(),
-              fmt::format("{}: {} must not require grad: running statistics are not differentiable",
+              fmt::format("{}: {} must not require grad: running statistics are not differentiable "
+                          "(the order is input, weight, bias, running_mean, running_var)",
                           a.op, a.name));
 }
 
@@ -95,7 +97,7 @@ void check_eps(double eps) {
 }
 
 void check_counter(const Argument& a, const Argument& input) {
-  check_strided(a);
+  check_dense(a);
   check_device(a, input);
   TORCH_CHECK(
       a.tensor.scalar_type() == at::kLong && a.tensor.dim() == 0,
@@ -109,7 +111,7 @@ void check_more_than_one_value(const at::Tensor& input) {
   // Without channels there is no value at all: an empty batch.
   TORCH_SYM_CHECK(count.sym_ne(1).sym_or(input.sym_size(1).sym_eq(0)),
                   fmt::format("batch_norm: training needs more than one value per channel, but "
-                              "input has shape {}",
+                              "input has shape {}; use a larger batch, or training=False",
                               c10::str(input.sym_sizes())));
 }
 
@@ -164,6 +166,21 @@ void check_saved(const Argument& saved, const Argument& data) {
 
 }  // namespace
 
+void check_defined(const at::Tensor& input) {
+  check_defined(Argument{"input", input});
+}
+
+void check_dense(const char* name, const at::Tensor& tensor, const char* op) {
+  const char* const kind = tensor.is_quantized() ? "quantized"
+                           : tensor.is_nested()  ? "nested"
+                                                 : nullptr;
+  TORCH_CHECK(kind == nullptr,
+              fmt::format("{}: {} must be a dense tensor, but is {}", op, name, kind));
+  TORCH_CHECK(tensor.layout() == at::kStrided,
+              fmt::format("{}: {} must be a dense (strided) tensor, but its layout is {}", op, name,
+                          c10::str(tensor.layout())));
+}
+
 void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                  const std::optional<at::Tensor>& bias,
                  const std::optional<at::Tensor>& running_mean,
@@ -212,7 +229,7 @@ void check_has_statistics(const std::optional<at::Tensor>& running_mean,
               "running_var and needs both, but ",
               present(running_mean)  ? "running_var is None"
               : present(running_var) ? "running_mean is None"
-                                     : "both are None");
+                                     : "both are None (training=True takes the batch's own)");
 }
 
 void check_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,

@@ -14,6 +14,9 @@ namespace torchbn {
 //   num_batches_tracked                     [] int64
 //   mean, invstd                            [C] float64
 
+// Whether kernels know tensors of this kind: no sparse, nested, quantized or oneDNN ones.
+void check_dense(const char* name, const at::Tensor& tensor, const char* op = "batch_norm");
+
 void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                  const std::optional<at::Tensor>& bias,
                  const std::optional<at::Tensor>& running_mean,
@@ -21,8 +24,12 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
                  const std::optional<at::Tensor>& num_batches_tracked,
                  std::optional<double> momentum, double eps);
 
-// Asked before batch_norm_train is called: the dispatcher resolves a lazy negation into a copy,
-// which would then be updated in place of the view.
+// Asked before the operators below batch_norm are called: without any tensor the dispatcher would
+// not know whose kernels to call.
+void check_defined(const at::Tensor& input);
+
+// Asked before batch_norm_train is called: the dispatcher resolves a lazy negation into a copy, and
+// objects only when that has been updated, and other buffers with it.
 void check_not_negated(const std::optional<at::Tensor>& running_mean,
                        const std::optional<at::Tensor>& running_var,
                        const std::optional<at::Tensor>& num_batches_tracked);

@@ -20,6 +20,7 @@ at::Tensor batch_norm_composite(const at::Tensor& input, const std::optional<at:
                                 const std::optional<at::Tensor>& running_var, bool training,
                                 std::optional<double> momentum, double eps,
                                 const std::optional<at::Tensor>& num_batches_tracked) {
+  check_defined(input);
   if (training) {
     check_not_negated(running_mean, running_var, num_batches_tracked);
     return std::get<0>(ops::batch_norm_train(input, weight, bias, running_mean, running_var,

@@ -29,8 +29,8 @@ ThreeTensors redispatch_batch_norm_train(c10::DispatchKeySet keys, const at::Ten
                                          const std::optional<at::Tensor>& num_batches_tracked,
                                          std::optional<double> momentum, double eps);
 
-// (output [N, C, ...], save_mean [C] float64, save_invstd [C] float64), the last two copied from
-// the running statistics
+// (output [N, C, ...], save_mean [C] float64, save_invstd [C] float64), the last two made from the
+// running statistics
 ThreeTensors batch_norm_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                                   const std::optional<at::Tensor>& bias,
                                   const at::Tensor& running_mean, const at::Tensor& running_var,

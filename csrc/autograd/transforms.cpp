@@ -24,7 +24,8 @@ void refuse_updates(const std::optional<at::Tensor>& running_mean,
                     const std::optional<at::Tensor>& num_batches_tracked) {
   TORCH_CHECK(!present(running_mean) && !present(num_batches_tracked),
               "batch_norm: training can't update running statistics in place under a torch.func "
-              "transform; pass none (track_running_stats=False), or use training=False");
+              "transform; pass none (track_running_stats=False), use training=False, or pass the "
+              "buffers as arguments and wrap the function in torch.func.functionalize");
 }
 
 ThreeTensors train_and_update(const at::Tensor& input, const std::optional<at::Tensor>& weight,
@@ -64,6 +65,7 @@ at::Tensor batch_norm_functionalize(const at::Tensor& input,
                                     const std::optional<at::Tensor>& running_var, bool training,
                                     std::optional<double> momentum, double eps,
                                     const std::optional<at::Tensor>& num_batches_tracked) {
+  check_defined(input);
   if (training) {
     return std::get<0>(train_and_update(input, weight, bias, running_mean, running_var,
                                         num_batches_tracked, momentum, eps));

@@ -35,6 +35,17 @@ class Call:
     only: str | None = None  # the device without which the call isn't wrong
 
 
+# Tensors of other kinds than the dense ones: the dispatcher looks for kernels of their own.
+UNSUPPORTED = [
+    ("sparse", "input", lambda: ones(4, 3).to_sparse(), "its layout is Sparse$"),
+    ("csr", "input", lambda: ones(4, 3).to_sparse_csr(), "its layout is SparseCsr"),
+    ("quantized", "input", lambda: torch.quantize_per_tensor(ones(4, 3), 0.1, 0, torch.quint8),
+     "is quantized"),
+    ("nested", "input", lambda: torch.nested.nested_tensor([ones(3, 4), ones(3, 5)]), "is nested"),
+    ("sparse_weight", "weight", lambda: ones(3).to_sparse(), "its layout is Sparse$"),
+    ("sparse_running_mean", "running_mean", lambda: ones(3).to_sparse(), "its layout is Sparse$"),
+]
+
 CALLS = [
     # input
     Call("rank1", r"input must have shape \(N, C, \.\.\.\).*shape \[3\]", dict(input=ones(3))),
@@ -43,9 +54,11 @@ CALLS = [
          dict(input=ones(4, 3, dtype=torch.int32))),
     Call("complex", "input must be float32.*but is complex64", dict(input=ones(4, 3) + 0j)),
     Call("boolean", "input must be float32.*but is bool", dict(input=ones(4, 3) > 0)),
-    # Sparse tensors have kernels of their own, which the dispatcher looks for before ours.
-    Call("sparse", "torchbn::batch_norm_train.*SparseCPU",
-         lambda _: dict(input=ones(4, 3).to_sparse()), only="cpu"),
+    Call("none", "^batch_norm: input must be a tensor, but is None", dict(input=None)),
+    *[Call(name, f"^batch_norm: {argument} must be a dense .*tensor, but {text}",
+           lambda _, argument=argument, make=make: {argument: make()}, only="cpu",
+           training=training)
+      for training in (True, False) for name, argument, make, text in UNSUPPORTED],
     Call("one_value", r"more than one value per channel.*\[1, 3\]", dict(input=ones(1, 3))),
     Call("one_value_4d", r"more than one value per channel.*\[1, 3, 1, 1\]",
          dict(input=ones(1, 3, 1, 1))),
