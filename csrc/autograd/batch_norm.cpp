@@ -11,7 +11,7 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
-#include "autograd/composite.h"
+#include "autograd/formulas.h"
 #include "autograd/transforms.h"
 #include "operators.h"
 #include "optional_tensor.h"
@@ -125,7 +125,7 @@ class BatchNormFunction : public torch::autograd::Function<Derived> {
     // What is recorded is differentiated further, and so is a gradient that carries a tangent, as
     // in forward-over-reverse. (Where input or weight had one, nothing was recorded here.)
     const bool differentiated =
-        at::GradMode::is_enabled() || transforms::wants_composite(grad_outputs[0]);
+        at::GradMode::is_enabled() || transforms::wants_formulas(grad_outputs[0]);
     // Where the input is not there, grad_output has to carry its memory format. Of a batch of
     // gradients that can't be asked.
     const at::Tensor grad_output = input.defined() || transforms::is_batched(grad_outputs[0])
@@ -135,13 +135,13 @@ class BatchNormFunction : public torch::autograd::Function<Derived> {
     const auto gradients = [&]() -> ThreeTensors {
       if (differentiated && Mode::kTraining) {
         // The statistics are functions of the input here; the saved ones are constants.
-        return composite::train_backward(grad_output, input, weight,
-                                         ctx->saved_data.at("eps").toDouble(), needs.input,
-                                         needs.weight, needs.bias);
+        return formulas::train_backward(grad_output, input, weight,
+                                        ctx->saved_data.at("eps").toDouble(), needs.input,
+                                        needs.weight, needs.bias);
       }
       if (differentiated) {
-        return composite::inference_backward(grad_output, input, weight, mean, invstd, needs.input,
-                                             needs.weight, needs.bias);
+        return formulas::inference_backward(grad_output, input, weight, mean, invstd, needs.input,
+                                            needs.weight, needs.bias);
       }
       at::AutoDispatchBelowAutograd guard;
       const at::Tensor wide_weight =
@@ -224,7 +224,7 @@ ThreeTensors batch_norm_train_autograd(const at::Tensor& input,
                                        const std::optional<at::Tensor>& num_batches_tracked,
                                        std::optional<double> momentum, double eps) {
   // A Function knows neither forward-mode tangents nor the transforms of torch.func.
-  if (transforms::wants_composite(input, weight, bias, running_mean, running_var)) {
+  if (transforms::wants_formulas(input, weight, bias, running_mean, running_var)) {
     return transforms::batch_norm_train(input, weight, bias, running_mean, running_var,
                                         num_batches_tracked, momentum, eps);
   }
@@ -237,7 +237,7 @@ ThreeTensors batch_norm_inference_autograd(const at::Tensor& input,
                                            const std::optional<at::Tensor>& bias,
                                            const at::Tensor& running_mean,
                                            const at::Tensor& running_var, double eps) {
-  if (transforms::wants_composite(input, weight, bias, running_mean, running_var)) {
+  if (transforms::wants_formulas(input, weight, bias, running_mean, running_var)) {
     return transforms::batch_norm_inference(input, weight, bias, running_mean, running_var, eps);
   }
   return run(input, weight, bias, Evaluation{{eps, {}, {}}, running_mean, running_var});

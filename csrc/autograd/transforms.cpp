@@ -2,7 +2,7 @@
 
 #include <torch/library.h>
 
-#include "autograd/composite.h"
+#include "autograd/formulas.h"
 #include "checks.h"
 #include "optional_tensor.h"
 
@@ -36,8 +36,8 @@ ThreeTensors train_and_update(const at::Tensor& input, const std::optional<at::T
                               std::optional<double> momentum, double eps) {
   refuse_tangents(running_mean, running_var);
   check_train(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps);
-  const composite::Trained batch = composite::train(input, weight, bias, eps);
-  composite::update_running(input, batch, running_mean, running_var, num_batches_tracked, momentum);
+  const formulas::Trained batch = formulas::train(input, weight, bias, eps);
+  formulas::update_running(input, batch, running_mean, running_var, num_batches_tracked, momentum);
   // The saved statistics are not differentiable, as everywhere else.
   return {batch.output, batch.mean.detach(), batch.invstd.detach()};
 }
@@ -94,10 +94,10 @@ ThreeTensors batch_norm_inference(const at::Tensor& input, const std::optional<a
                                   double eps) {
   refuse_tangents(running_mean, running_var);
   check_inference(input, weight, bias, running_mean, running_var, eps);
-  return composite::inference(input, weight, bias, running_mean, running_var, eps);
+  return formulas::inference(input, weight, bias, running_mean, running_var, eps);
 }
 
-// Under vmap the composite sees one example at a time, and ATen's operators do the batching.
+// Under vmap the formulas see one example at a time, and ATen's operators do the batching.
 TORCH_LIBRARY_IMPL(torchbn, FuncTorchBatched, m) {
   m.impl("batch_norm_train", TORCH_FN(batch_norm_train_vmap));
   m.impl("batch_norm_inference", TORCH_FN(batch_norm_inference));

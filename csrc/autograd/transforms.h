@@ -10,13 +10,14 @@
 namespace torchbn::transforms {
 
 // The internal operators for callers that a torch::autograd::Function and a kernel can't serve:
-// forward-mode tangents and the transforms of torch.func. Checks, then the composite.
+// forward-mode tangents and the transforms of torch.func. Checks, then the formulas.
 
 inline bool inside_transform() {
   return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
-// Is it many tensors that a function sees as one, by vmap or by autograd's is_grads_batched?
+// Does the function that is called see one tensor of this batch, by vmap or by autograd's
+// is_grads_batched?
 inline bool is_batched(const at::Tensor& tensor) {
   return tensor.key_set().has_any(
       c10::DispatchKeySet({c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::Batched}));
@@ -31,7 +32,7 @@ inline bool has_tangent(const std::optional<at::Tensor>& tensor) {
 }
 
 template <typename... Tensors>
-bool wants_composite(const Tensors&... tensors) {
+bool wants_formulas(const Tensors&... tensors) {
   return inside_transform() || (has_tangent(tensors) || ...);
 }
 

@@ -6,7 +6,7 @@
 
 #include "operators.h"
 
-namespace torchbn::composite {
+namespace torchbn::formulas {
 
 // Batch normalization written with differentiable ATen operators, for what one kernel call cannot
 // express: derivatives of derivatives, forward-mode derivatives, torch.func. Exact rather than
@@ -47,4 +47,4 @@ ops::ThreeTensors inference_backward(const at::Tensor& grad_output, const at::Te
                                      const at::Tensor& invstd, bool need_input, bool need_weight,
                                      bool need_bias);
 
-}  // namespace torchbn::composite
+}  // namespace torchbn::formulas

@@ -1,4 +1,4 @@
-#include "autograd/composite.h"
+#include "autograd/formulas.h"
 
 #include <vector>
 
@@ -15,7 +15,7 @@
 
 #include "optional_tensor.h"
 
-namespace torchbn::composite {
+namespace torchbn::formulas {
 
 namespace {
 
@@ -53,8 +53,8 @@ at::Tensor inverse_std(const at::Tensor& variance, double eps) {
   return at::where(zero, at::zeros_like(shifted), at::rsqrt(safe));
 }
 
-// The input, whose gradient lies in memory as it does itself: that of a choice lies as the
-// condition.
+// The input itself. Its gradient is made by a where(), which lays it out as the condition, and so
+// as the input.
 at::Tensor keeping_layout(const at::Tensor& input) {
   return at::where(at::ones_like(input, at::kBool), input, input.detach());
 }
@@ -179,4 +179,4 @@ ops::ThreeTensors inference_backward(const at::Tensor& grad_output, const at::Te
   return {grad_input, grad_weight, grad_bias};
 }
 
-}  // namespace torchbn::composite
+}  // namespace torchbn::formulas
