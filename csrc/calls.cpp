@@ -96,7 +96,7 @@ ForwardCall<Problem>::ForwardCall(const at::Tensor& input, const std::optional<a
 }
 
 template <typename Problem>
-std::tuple<at::Tensor, at::Tensor, at::Tensor> ForwardCall<Problem>::results() {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> ForwardCall<Problem>::results() && {
   if (empty()) {
     outputs_.save_mean.zero_();
     outputs_.save_invstd.zero_();
@@ -168,7 +168,7 @@ bool BackwardCall::empty() const {
           !problem_.grad_bias.present());
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> BackwardCall::results() {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> BackwardCall::results() && {
   if (problem_.extent.numel() == 0) {
     gradients_.weight.zero_();
     gradients_.bias.zero_();

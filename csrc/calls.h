@@ -21,7 +21,7 @@ class ForwardCall {
  public:
   bool empty() const { return problem_.extent.numel() == 0; }
   const Problem& problem() const { return problem_; }
-  std::tuple<at::Tensor, at::Tensor, at::Tensor> results();
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> results() &&;
 
  protected:
   ForwardCall(const at::Tensor& input, const std::optional<at::Tensor>& weight,
@@ -60,7 +60,7 @@ class BackwardCall {
   // True also where no gradient is wanted.
   bool empty() const;
   const BackwardProblem& problem() const { return problem_; }
-  std::tuple<at::Tensor, at::Tensor, at::Tensor> results();
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> results() &&;
 
  private:
   BackwardProblem problem_;

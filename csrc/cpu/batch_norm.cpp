@@ -1,5 +1,7 @@
 // The operators on the CPU: checks, allocation, kernels.
 
+#include <utility>
+
 #include <torch/library.h>
 
 #include "calls.h"
@@ -23,7 +25,7 @@ ThreeTensors batch_norm_train_cpu(const at::Tensor& input, const std::optional<a
   TrainCall call(input, weight, bias, running_mean, running_var, num_batches_tracked, momentum,
                  eps);
   if (!call.empty()) cpu::train(call.problem());
-  return call.results();
+  return std::move(call).results();
 }
 
 ThreeTensors batch_norm_inference_cpu(const at::Tensor& input,
@@ -34,7 +36,7 @@ ThreeTensors batch_norm_inference_cpu(const at::Tensor& input,
   check_inference(input, weight, bias, running_mean, running_var, eps);
   InferenceCall call(input, weight, bias, running_mean, running_var, eps);
   if (!call.empty()) cpu::inference(call.problem());
-  return call.results();
+  return std::move(call).results();
 }
 
 ThreeTensors batch_norm_backward_cpu(const at::Tensor& grad_output,
@@ -47,7 +49,7 @@ ThreeTensors batch_norm_backward_cpu(const at::Tensor& grad_output,
   BackwardCall call(grad_output, input, weight, mean, invstd, training, need_input, need_weight,
                     need_bias);
   if (!call.empty()) cpu::backward(call.problem());
-  return call.results();
+  return std::move(call).results();
 }
 
 }  // namespace

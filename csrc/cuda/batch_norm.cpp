@@ -9,6 +9,7 @@
 #include <cstring>
 #include <optional>
 #include <system_error>
+#include <utility>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/cuda/CUDAContextLight.h>
@@ -89,7 +90,7 @@ template <typename Call, typename Problem>
 ThreeTensors run(Call& call, const at::Device& device,
                  cudaError_t (*kernels)(const Problem&, const cuda::Launch&)) {
   const cuda::KernelChoice choice = requested_kernel();
-  if (call.empty()) return call.results();
+  if (call.empty()) return std::move(call).results();
   const Problem& problem = call.problem();
   const cuda::DeviceLimits limits = limits_of_current_device();
   const auto enqueue = [&](cuda::KernelChoice kernel) {
@@ -115,7 +116,7 @@ ThreeTensors run(Call& call, const at::Device& device,
     error = enqueue(cuda::KernelChoice::kSplit);
   }
   C10_CUDA_CHECK(error);
-  return call.results();
+  return std::move(call).results();
 }
 
 // Kernels load vectors. What does not begin on their boundary, as a slice of a buffer may, is
