@@ -3,7 +3,7 @@
 // TORCHBN_HOST_DEVICE marks a function that CUDA kernels, CPU kernels and unit tests share,
 // TORCHBN_HOST one that they call on the CPU only.
 //
-// There it is always inlined: translation units for several instruction sets call it, and of a
+// On the CPU it is always inlined: translation units for several instruction sets call it, and of a
 // function that each of them had emitted the linker would keep any one.
 #ifdef __CUDACC__
 #define TORCHBN_HOST inline

@@ -47,10 +47,10 @@ struct ChunkSums {
 //   void add_runs(channel, offset, strip, route, first, second)
 //                                          to the sums of strip.runs channels from `channel` on
 //   void finish(channels, first, second)   the two sums of each
-//   bool maps_at_once() const              right after add_runs, while what both read is in the
-//                                          caches?
-//   bool maps_afterwards() const           after finish?
-//   void map_runs(channel, offset, strip)  likewise
+//   bool maps_at_once() const              whether it maps right after add_runs, while what both
+//                                          read is in the caches
+//   bool maps_afterwards() const           whether it maps after finish
+//   void map_runs(channel, offset, strip)  of the same channels
 // Each channel runs begin, add_runs..., finish, map_runs... in this order; channels run
 // concurrently.
 

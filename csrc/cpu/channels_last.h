@@ -105,8 +105,8 @@ void map_channels_last(const Table2d& table, const Operation& op, const AnyTeam&
     return;
   }
   team.for_items(table.rows, table.width, [&](int64_t begin, int64_t end) {
-    latest_first(begin, end, table.width, [&](int64_t first, int64_t last) {
-      op.map_columns(first * table.width, {last - first, table.width, table.width}, 0);
+    latest_first(begin, end, table.width, [&](int64_t row, int64_t last) {
+      op.map_columns(row * table.width, {last - row, table.width, table.width}, 0);
     });
   });
   if (table.rest > 0) {
@@ -128,9 +128,9 @@ void run_channels_last(const Table2d& table, Operation& op, const AnyTeam& team 
                  std::min(table.rows, table.rows_per_chunk) * table.width / panels.count,
                  [&](int64_t begin, int64_t end) {
                    for_lines(begin, end, table.chunks,
-                             [&](int64_t panel, int64_t count, int64_t first, int64_t last) {
+                             [&](int64_t panel, int64_t count, int64_t chunk, int64_t last) {
                                const Panel columns = panels.range(panel, panel + count);
-                               for (int64_t chunk = first; chunk < last; ++chunk)
+                               for (; chunk < last; ++chunk)
                                  sum_chunk(table, chunk, columns, maps_at_once, partial.get(), op);
                              });
                  });

@@ -1,6 +1,6 @@
 // Compiled with the flags of avx512.cpp and -mavx512bf16; run only where level.cpp has found these.
 // Only narrowing to bfloat16 gains by them: everything else is that of avx512.cpp.
-#include "cpu/vec/make_table.h"
+#include "cpu/vec/make_primitives.h"
 
 #if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || \
     !defined(__AVX512DQ__) || !defined(__AVX512BF16__)

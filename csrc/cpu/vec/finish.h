@@ -52,7 +52,7 @@ class Doubles {
   double values_[kFinishedTogether];
 };
 
-// f(channels, first): so many channels at a time, `first` of the range before them.
+// f(channels, begin): so many channels at a time, `begin` of the range before them.
 template <typename F>
 TORCHBN_ALWAYS_INLINE void for_blocks(const ChannelRange& range, const F& f) {
   for (int64_t i = 0; i < range.size; i += kFinishedTogether) {
@@ -71,16 +71,16 @@ TORCHBN_ALWAYS_INLINE Map for_values_of(const Map& map) {
     return map;
 }
 
-// Of maps that are arrays of each coefficient, those from `first` on: map(i) for each of
+// Of maps that are arrays of each coefficient, those from `begin` on: map(i) for each of
 // `channels`.
 template <typename T, typename Maps, typename F>
-TORCHBN_ALWAYS_INLINE void set_maps(const Maps& maps, int64_t first, const ChannelRange& channels,
+TORCHBN_ALWAYS_INLINE void set_maps(const Maps& maps, int64_t begin, const ChannelRange& channels,
                                     const F& map) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < channels.size; ++i)
     maps.each(
         for_values_of<T>(map(i)), [&](auto* values, auto value) __attribute__((always_inline)) {
-          return values[first + i] = value;
+          return values[begin + i] = value;
         });
 }
 

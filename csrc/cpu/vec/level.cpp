@@ -5,23 +5,23 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "cpu/vec/tables.h"
+#include "cpu/vec/primitive_sets.h"
 
 namespace torchbn::cpu::vec {
 namespace {
 
-const PrimitiveTable& table_of(Level level) {
+const PrimitiveSet& set_of(Level level) {
 #if defined(__x86_64__)
   if (level == Level::kAvx512Bf16) {
-    static const PrimitiveTable table{kAvx512Table.get<float>(), kAvx512Table.get<double>(),
-                                      kAvx512Bf16, kAvx512Table.get<Float16>()};
-    return table;
+    static const PrimitiveSet set{kAvx512Set.get<float>(), kAvx512Set.get<double>(), kAvx512Bf16,
+                                  kAvx512Set.get<Float16>()};
+    return set;
   }
-  if (level == Level::kAvx512) return kAvx512Table;
-  if (level == Level::kAvx2) return kAvx2Table;
+  if (level == Level::kAvx512) return kAvx512Set;
+  if (level == Level::kAvx2) return kAvx2Set;
 #endif
   (void)level;
-  return kBaselineTable;
+  return kBaselineSet;
 }
 
 Level allowed_level() {
@@ -32,10 +32,9 @@ Level allowed_level() {
   return Level::kAvx512Bf16;
 }
 
-std::atomic<const PrimitiveTable*>& current() {
-  static std::atomic<const PrimitiveTable*> table{
-      &table_of(std::min(highest_level(), allowed_level()))};
-  return table;
+std::atomic<const PrimitiveSet*>& current() {
+  static std::atomic<const PrimitiveSet*> set{&set_of(std::min(highest_level(), allowed_level()))};
+  return set;
 }
 
 }  // namespace
@@ -55,12 +54,12 @@ Level highest_level() {
 #endif
 }
 
-const PrimitiveTable& table() {
+const PrimitiveSet& primitive_set() {
   return *current().load(std::memory_order_relaxed);
 }
 
 void force_level(Level level) {
-  current().store(&table_of(level), std::memory_order_relaxed);
+  current().store(&set_of(level), std::memory_order_relaxed);
 }
 
 }  // namespace torchbn::cpu::vec

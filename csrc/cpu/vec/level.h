@@ -11,10 +11,10 @@ Level highest_level();
 
 // The primitives in use: those of the highest level, lowered by the environment variable
 // ATEN_CPU_CAPABILITY (default, avx2, avx512) as ATen's own kernels are.
-const PrimitiveTable& table();
+const PrimitiveSet& primitive_set();
 template <typename T>
 const Primitives<T>& primitives() {
-  return table().get<T>();
+  return primitive_set().get<T>();
 }
 
 // Chooses the level of the calls that follow; for tests. The machine must support it.

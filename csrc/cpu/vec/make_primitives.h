@@ -2,8 +2,8 @@
 
 #include "cpu/vec/finish.h"
 #include "cpu/vec/maps.h"
+#include "cpu/vec/primitive_sets.h"
 #include "cpu/vec/sums.h"
-#include "cpu/vec/tables.h"
 
 namespace torchbn::cpu::vec {
 namespace {
@@ -25,7 +25,7 @@ constexpr Primitives<T> make_primitives() {
           .evaluation_gradient = evaluation_gradient<T>};
 }
 
-constexpr PrimitiveTable make_table() {
+constexpr PrimitiveSet make_primitive_set() {
   return {make_primitives<float>(), make_primitives<double>(), make_primitives<BFloat16>(),
           make_primitives<Float16>()};
 }

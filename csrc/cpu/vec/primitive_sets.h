@@ -4,12 +4,12 @@
 
 namespace torchbn::cpu::vec {
 
-// One table per translation unit: baseline.cpp, avx2.cpp, avx512.cpp; and what avx512_bf16.cpp does
+// One set per translation unit: baseline.cpp, avx2.cpp, avx512.cpp; and what avx512_bf16.cpp does
 // better.
-extern const PrimitiveTable kBaselineTable;
+extern const PrimitiveSet kBaselineSet;
 #if defined(__x86_64__)
-extern const PrimitiveTable kAvx2Table;
-extern const PrimitiveTable kAvx512Table;
+extern const PrimitiveSet kAvx2Set;
+extern const PrimitiveSet kAvx512Set;
 extern const Primitives<BFloat16> kAvx512Bf16;
 #endif
 

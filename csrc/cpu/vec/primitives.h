@@ -51,11 +51,11 @@ struct Route {
 // helps.
 enum class Origin : uint8_t { kCaches, kBoth, kMemory };
 
-// The outputs must not overlap the inputs: the end of a run is written twice.
-// Sums prefetch along the route, or the rows to come, but from caches: where the operands lie near
-// the core that only takes time, up to half of a sum's.
-// The results of maps from memory are stored past the caches; the caller orders such stores
-// (store_fence).
+// For callers: the outputs must not overlap the inputs, since the end of a run is written twice;
+// and maps from memory store their results past the caches, which the caller orders (store_fence).
+//
+// Sums prefetch along the route, or the rows to come, but not from caches: where the operands lie
+// near the core, that only takes time, up to half of a sum's.
 template <typename T>
 struct Primitives {
   using Value = Compute<T>;
@@ -102,10 +102,10 @@ struct Primitives {
 };
 
 // Those of every type.
-struct PrimitiveTable : Primitives<float>,
-                        Primitives<double>,
-                        Primitives<BFloat16>,
-                        Primitives<Float16> {
+struct PrimitiveSet : Primitives<float>,
+                      Primitives<double>,
+                      Primitives<BFloat16>,
+                      Primitives<Float16> {
   template <typename T>
   const Primitives<T>& get() const {
     return *this;

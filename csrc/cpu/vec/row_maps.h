@@ -8,10 +8,13 @@
 namespace torchbn::cpu::vec {
 namespace {
 
+template <typename T>
+constexpr int kStoredTogether = kStoredRegisters<T>* kWidth<Compute<T>>;
+
 // Most loops take this many elements at a time: kLanes, unless that is less than what is stored
 // together. All coefficient arrays and buffers have room for kLanes.
 template <typename T>
-constexpr int kBlock = std::max(kLanes, kStoredRegisters<T>* kWidth<Compute<T>>);
+constexpr int kBlock = kLanes > kStoredTogether<T> ? kLanes : kStoredTogether<T>;
 
 // Rows of half types share one load of their columns' coefficients: in the caches these loads would
 // be two thirds of all. More rows share what has to be sorted for pairs. Rows of wider types, and
