@@ -30,8 +30,8 @@ class _OnOperators:
         # As in torch, a layer that has stopped tracking keeps its buffers for evaluation.
         tracks = self.training and self.track_running_stats
         return torch.ops.torchbn.batch_norm(
-            input, self.weight, self.bias, mean if tracks else None, var if tracks else None, True,
-            self.momentum, self.eps,
+            input, self.weight, self.bias, mean if tracks else None, var if tracks else None,
+            self.training or (mean is None and var is None), self.momentum, self.eps,
             num_batches_tracked=self.num_batches_tracked if tracks else None)
 
 

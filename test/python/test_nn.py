@@ -60,6 +60,13 @@ def test_a_layer_that_stops_tracking_keeps_its_buffers_for_evaluation():
     torch.testing.assert_close(step(ours.eval(), x), step(theirs.eval(), x))
 
 
+def test_half_of_the_statistics_is_refused_in_evaluation():
+    layer, _ = make("BatchNorm2d")
+    layer.running_mean = None
+    with pytest.raises(RuntimeError, match="evaluation .* needs both"):
+        layer.eval()(random(SHAPES["BatchNorm2d"]))
+
+
 @LAYERS
 def test_arguments_state_and_text_are_torchs(name):
     ours, theirs = (getattr(module, name)(5, 0.5, None, True, True, dtype=torch.float64)
