@@ -24,14 +24,15 @@ anything_of_ours_but() { # PREFIX_OR_NAME...: a pattern for every quoted include
   echo "\"(?!$*)"
 }
 
-# forbid REASON PATTERN FILE...: no file may have an include that matches PATTERN.
+# forbid REASON PATTERN FILE...: no file, and there must be some, may have an include that matches
+# PATTERN.
 forbid() {
   local reason=$1 pattern=$2 files=() file
   shift 2
   for file in "$@"; do
     [[ -f $file ]] && files+=("$file")
   done
-  ((${#files[@]})) || return 0
+  ((${#files[@]})) || die "there are no files for the rule: $reason"
   if grep --with-filename --line-number --perl-regexp "^\s*#\s*include\s*(?:$pattern)" "${files[@]}"; then
     echo "^ $reason" >&2
     failures=$((failures + 1))
