@@ -3,7 +3,6 @@
 #include <array>
 #include <atomic>
 #include <charconv>
-#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -63,7 +62,7 @@ int64_t multiprocessors_left_free(int64_t multiprocessors) {
 // Blocks of the largest clusters, of the current device and the code that it runs: asked for once.
 int max_cluster(const cudaDeviceProp& properties) {
   static std::array<std::atomic<int>, C10_COMPILE_TIME_MAX_GPUS> known{};
-  std::atomic<int>& blocks = known[static_cast<size_t>(c10::cuda::current_device())];
+  std::atomic<int>& blocks = known[static_cast<uint8_t>(c10::cuda::current_device())];
   if (blocks == 0) {
     bool in_code = false;
     C10_CUDA_CHECK(cuda::code_has_clusters(&in_code));
