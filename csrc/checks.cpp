@@ -211,17 +211,6 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
                {{"input", input}, {"weight", weight}, {"bias", bias}});
 }
 
-void check_not_negated(const std::optional<at::Tensor>& running_mean,
-                       const std::optional<at::Tensor>& running_var,
-                       const std::optional<at::Tensor>& num_batches_tracked) {
-  for (const Named& buffer :
-       {Named{"running_mean", running_mean}, Named{"running_var", running_var},
-        Named{"num_batches_tracked", num_batches_tracked}}) {
-    TORCH_CHECK(!present(buffer.tensor) || !buffer.tensor->is_neg(), "batch_norm: ", buffer.name,
-                " is a lazily negated view, which can't be updated in place; resolve_neg() first");
-  }
-}
-
 void check_has_statistics(const std::optional<at::Tensor>& running_mean,
                           const std::optional<at::Tensor>& running_var) {
   TORCH_CHECK(present(running_mean) && present(running_var),

@@ -28,12 +28,6 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
 // not know whose kernels to call.
 void check_defined(const at::Tensor& input);
 
-// Asked before batch_norm_train is called: the dispatcher resolves a lazy negation into a copy, and
-// objects only when that has been updated, and other buffers with it.
-void check_not_negated(const std::optional<at::Tensor>& running_mean,
-                       const std::optional<at::Tensor>& running_var,
-                       const std::optional<at::Tensor>& num_batches_tracked);
-
 // Whether there is what batch_norm_inference needs, asked before it is called.
 void check_has_statistics(const std::optional<at::Tensor>& running_mean,
                           const std::optional<at::Tensor>& running_var);

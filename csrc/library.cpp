@@ -22,7 +22,6 @@ at::Tensor batch_norm_composite(const at::Tensor& input, const std::optional<at:
                                 const std::optional<at::Tensor>& num_batches_tracked) {
   check_defined(input);
   if (training) {
-    check_not_negated(running_mean, running_var, num_batches_tracked);
     return std::get<0>(ops::batch_norm_train(input, weight, bias, running_mean, running_var,
                                              num_batches_tracked, momentum, eps));
   }
@@ -73,6 +72,11 @@ TORCH_LIBRARY_IMPL(torchbn, CompositeImplicitAutograd, m) {
 
 // vmap does not decompose custom composites by itself.
 TORCH_LIBRARY_IMPL(torchbn, FuncTorchBatched, m) {
+  m.impl("batch_norm", TORCH_FN(batch_norm_composite));
+}
+
+// Nor does the dispatcher where it resolves lazy negations, in inference mode.
+TORCH_LIBRARY_IMPL(torchbn, Negative, m) {
   m.impl("batch_norm", TORCH_FN(batch_norm_composite));
 }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from helpers import Snapshot, batch_norm, in_layout, random, run_python
+from helpers import MODE, Snapshot, batch_norm, in_layout, random, run_python
 
 NAN = float("nan")
 
@@ -207,14 +207,34 @@ def test_freed_memory_that_would_be_copied_is_refused(device, freed):
                 batch_norm(x, None, None, ones(3, device=device), ones(3, device=device), training)
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode],
+                         ids=["grad", "no_grad", "inference_mode"])
 @pytest.mark.parametrize("negated", ["running_mean", "running_var", "num_batches_tracked"])
-def test_a_lazily_negated_buffer_is_refused(device, negated):
+def test_a_lazily_negated_buffer_is_refused(device, negated, mode):
     arguments = arguments_of(Call("right", ""), device)
     arguments[negated] = torch._neg_view(arguments[negated])
     snapshot = Snapshot(*arguments.values())
-    with pytest.raises(RuntimeError, match=f"{negated} is a lazily negated view.*resolve_neg"):
-        batch_norm(**arguments)
+    internal = [arguments[name] for name in (
+        "input", "weight", "bias", "running_mean", "running_var", "num_batches_tracked", "momentum",
+        "eps")]
+    for call in (lambda: batch_norm(**arguments),
+                 lambda: torch.ops.torchbn.batch_norm_train(*internal)):
+        with mode(), pytest.raises(RuntimeError,
+                                   match=f"{negated} is a lazily negated view.*resolve_neg"):
+            call()
     snapshot.assert_unchanged()
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode],
+                         ids=["grad", "no_grad", "inference_mode"])
+@MODE
+def test_what_is_read_may_be_lazily_negated(device, training, mode):
+    read = ["input", "weight", "bias"] + ([] if training else ["running_mean", "running_var"])
+    plain = arguments_of(Call("right", "", training=training), device)
+    negated = {name: torch._neg_view(-value) if name in read else value
+               for name, value in plain.items()}
+    with mode():
+        torch.testing.assert_close(batch_norm(**negated), batch_norm(**plain))
 
 
 # The internal operators can be called with anything, too; a missing check there reads or writes
