@@ -166,10 +166,6 @@ void check_saved(const Argument& saved, const Argument& data) {
 
 }  // namespace
 
-void check_defined(const at::Tensor& input) {
-  check_defined(Argument{"input", input});
-}
-
 void check_dense(const char* name, const at::Tensor& tensor, const char* op) {
   const char* const kind = tensor.is_quantized() ? "quantized"
                            : tensor.is_nested()  ? "nested"
@@ -211,9 +207,10 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
                {{"input", input}, {"weight", weight}, {"bias", bias}});
 }
 
-void check_has_statistics(const std::optional<at::Tensor>& running_mean,
-                          const std::optional<at::Tensor>& running_var) {
-  TORCH_CHECK(present(running_mean) && present(running_var),
+void check_batch_norm(const at::Tensor& input, const std::optional<at::Tensor>& running_mean,
+                      const std::optional<at::Tensor>& running_var, bool training) {
+  check_defined({"input", input});
+  TORCH_CHECK(training || (present(running_mean) && present(running_var)),
               "batch_norm: evaluation (training=False) normalises with running_mean and "
               "running_var and needs both, but ",
               present(running_mean)  ? "running_var is None"

@@ -24,13 +24,10 @@ void check_train(const at::Tensor& input, const std::optional<at::Tensor>& weigh
                  const std::optional<at::Tensor>& num_batches_tracked,
                  std::optional<double> momentum, double eps);
 
-// Asked before the operators below batch_norm are called: without any tensor the dispatcher would
-// not know whose kernels to call.
-void check_defined(const at::Tensor& input);
-
-// Whether there is what batch_norm_inference needs, asked before it is called.
-void check_has_statistics(const std::optional<at::Tensor>& running_mean,
-                          const std::optional<at::Tensor>& running_var);
+// What batch_norm asks before it calls one of the operators: is there an input, without which the
+// dispatcher may not know whose kernels to call, and in evaluation what to normalise with?
+void check_batch_norm(const at::Tensor& input, const std::optional<at::Tensor>& running_mean,
+                      const std::optional<at::Tensor>& running_var, bool training);
 
 void check_inference(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                      const std::optional<at::Tensor>& bias, const at::Tensor& running_mean,

@@ -20,12 +20,11 @@ at::Tensor batch_norm_composite(const at::Tensor& input, const std::optional<at:
                                 const std::optional<at::Tensor>& running_var, bool training,
                                 std::optional<double> momentum, double eps,
                                 const std::optional<at::Tensor>& num_batches_tracked) {
-  check_defined(input);
+  check_batch_norm(input, running_mean, running_var, training);
   if (training) {
     return std::get<0>(ops::batch_norm_train(input, weight, bias, running_mean, running_var,
                                              num_batches_tracked, momentum, eps));
   }
-  check_has_statistics(running_mean, running_var);
   return std::get<0>(
       ops::batch_norm_inference(input, weight, bias, *running_mean, *running_var, eps));
 }
