@@ -9,7 +9,7 @@ import helpers
 # The package, and the programs' modules as they find each other.
 sys.path[:0] = [str(helpers.ROOT / folder)
                 for folder in ("python", "scripts", "scripts/bench", "scripts/gpu")]
-# For `import torchbn` in processes that tests start.
+# For processes that tests start.
 os.environ["TORCHBN_LIBRARY"] = str(helpers.library_path().resolve())
 
 

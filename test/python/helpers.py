@@ -92,9 +92,8 @@ def strides(tensor):
 
 def run_python(code, *, timeout=120, **environment):
     """Runs code in a fresh interpreter, in which a crash is a result and not the end."""
-    env = {**os.environ, "TORCHBN_LIBRARY": str(library_path().resolve()),
-           "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), str(ROOT / "python")]),
-           **environment}
+    path = os.pathsep.join([str(pathlib.Path(__file__).parent), str(ROOT / "python")])
+    env = {**os.environ, "PYTHONPATH": path, **environment}
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True,
                           timeout=timeout, check=False)
 

@@ -9,6 +9,8 @@ import torch
 from helpers import MODE, Snapshot, batch_norm, in_layout, random, run_python
 
 NAN = float("nan")
+GRAD_MODE = pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode],
+                                    ids=["grad", "no_grad", "inference_mode"])
 
 
 def ones(*shape, **options):
@@ -207,8 +209,7 @@ def test_freed_memory_that_would_be_copied_is_refused(device, freed):
                 batch_norm(x, None, None, ones(3, device=device), ones(3, device=device), training)
 
 
-@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode],
-                         ids=["grad", "no_grad", "inference_mode"])
+@GRAD_MODE
 @pytest.mark.parametrize("negated", ["running_mean", "running_var", "num_batches_tracked"])
 def test_a_lazily_negated_buffer_is_refused(device, negated, mode):
     arguments = arguments_of(Call("right", ""), device)
@@ -225,8 +226,7 @@ def test_a_lazily_negated_buffer_is_refused(device, negated, mode):
     snapshot.assert_unchanged()
 
 
-@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode],
-                         ids=["grad", "no_grad", "inference_mode"])
+@GRAD_MODE
 @MODE
 def test_what_is_read_may_be_lazily_negated(device, training, mode):
     read = ["input", "weight", "bias"] + ([] if training else ["running_mean", "running_var"])
