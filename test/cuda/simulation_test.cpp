@@ -115,15 +115,17 @@ TEST_P(SimulatedKernels, EvaluationMapsWhatItSums) {
 // The simulation itself notices threads that wait for others in vain.
 TEST(SimulatedDevice, EndsWhereThreadsWaitForEver) {
   simulated::set_order(Order::kForward);
-  EXPECT_THROW(simulated::launch(1, 64, 0, nullptr,
-                                 [] {
-                                   if (threadIdx.x != 5) __syncthreads();
-                                 }),
+  EXPECT_THROW(simulated::run({.block = 64,
+                               .kernel =
+                                   [] {
+                                     if (threadIdx.x != 5) __syncthreads();
+                                   }}),
                std::logic_error);
-  EXPECT_THROW(simulated::launch(1, 64, 0, nullptr,
-                                 [] {
-                                   if (threadIdx.x != 40) __shfl_down_sync(0xffffffffu, 1, 1, 32);
-                                 }),
+  EXPECT_THROW(simulated::run({.block = 64,
+                               .kernel =
+                                   [] {
+                                     if (threadIdx.x != 40) __shfl_down_sync(0xffffffffu, 1, 1, 32);
+                                   }}),
                std::logic_error);
 }
 
@@ -131,10 +133,10 @@ TEST(SimulatedDevice, LanesGetWhatTheLaneFurtherOnHas) {
   std::array<int, 64> got{};
   for (const Order order : {Order::kForward, Order::kBackward, Order::kShuffled}) {
     simulated::set_order(order);
-    simulated::launch(1, 64, 0, nullptr, [&] {
-      const int thread = static_cast<int>(threadIdx.x);
-      got[threadIdx.x] = __shfl_down_sync(0xffffffffu, thread, 4, 8);
-    });
+    simulated::run({.block = 64, .kernel = [&] {
+                      const int thread = static_cast<int>(threadIdx.x);
+                      got[threadIdx.x] = __shfl_down_sync(0xffffffffu, thread, 4, 8);
+                    }});
     for (int i = 0; i < 64; ++i)
       ASSERT_EQ(got[static_cast<size_t>(i)], i % 8 < 4 ? i + 4 : i) << "thread " << i;
   }
@@ -142,7 +144,7 @@ TEST(SimulatedDevice, LanesGetWhatTheLaneFurtherOnHas) {
 
 TEST(SimulatedDevice, CopiesLandWhenTheyAreWaitedFor) {
   const std::array<float, 4> from{1, 2, 3, 4};
-  simulated::launch(1, 32, 64, nullptr, [&] {
+  const auto kernel = [&] {
     if (threadIdx.x != 0) return;
     auto* const shared = static_cast<float*>(simulated::dynamic_shared());
     for (int i = 0; i < 4; ++i) {
@@ -156,27 +158,26 @@ TEST(SimulatedDevice, CopiesLandWhenTheyAreWaitedFor) {
     simulated::commit_copies();
     simulated::wait_for_copies(0);
     ASSERT_EQ(shared[3], 4);
-  });
+  };
+  simulated::run({.dynamic_shared = 64, .kernel = kernel});
 }
 
 TEST(SimulatedDevice, BlocksOfAClusterReadEachOther) {
   std::array<int, 128> got{};
+  const auto kernel = [&] {
+    auto* const shared = static_cast<int*>(simulated::dynamic_shared()) + threadIdx.x;
+    *shared = static_cast<int>(blockIdx.x * 32 + threadIdx.x);
+    simulated::arrive_at_cluster();
+    simulated::wait_for_cluster();
+    const unsigned other = 1 - simulated::rank_in_cluster();
+    got[blockIdx.x * 32 + threadIdx.x] =
+        *static_cast<int*>(simulated::shared_of_rank(shared, other));
+    simulated::arrive_at_cluster();
+    simulated::wait_for_cluster();
+  };
   for (const Order order : {Order::kForward, Order::kBackward, Order::kShuffled}) {
     simulated::set_order(order);
-    simulated::launch(
-        4, 32, 32 * sizeof(int), nullptr,
-        [&] {
-          auto* const shared = static_cast<int*>(simulated::dynamic_shared()) + threadIdx.x;
-          *shared = static_cast<int>(blockIdx.x * 32 + threadIdx.x);
-          simulated::arrive_at_cluster();
-          simulated::wait_for_cluster();
-          const unsigned other = 1 - simulated::rank_in_cluster();
-          got[blockIdx.x * 32 + threadIdx.x] =
-              *static_cast<int*>(simulated::shared_of_rank(shared, other));
-          simulated::arrive_at_cluster();
-          simulated::wait_for_cluster();
-        },
-        2);
+    simulated::run({.grid = 4, .dynamic_shared = 32 * sizeof(int), .cluster = 2, .kernel = kernel});
     for (int i = 0; i < 128; ++i) ASSERT_EQ(got[static_cast<size_t>(i)], i ^ 32);
   }
 }
@@ -184,12 +185,11 @@ TEST(SimulatedDevice, BlocksOfAClusterReadEachOther) {
 TEST(SimulatedDevice, NoticesMisuseOfSharedMemory) {
   simulated::set_order(Order::kForward);
   const auto run = [](unsigned cluster, const std::function<void(unsigned char*)>& kernel) {
-    simulated::launch(
-        cluster, 32, 64, nullptr,
-        [&] {
-          if (threadIdx.x == 0) kernel(static_cast<unsigned char*>(simulated::dynamic_shared()));
-        },
-        cluster);
+    const auto of_thread = [&] {
+      if (threadIdx.x == 0) kernel(static_cast<unsigned char*>(simulated::dynamic_shared()));
+    };
+    simulated::run(
+        {.grid = cluster, .dynamic_shared = 64, .cluster = cluster, .kernel = of_thread});
   };
   alignas(16) static const unsigned char from[32] = {};
   using Bytes = unsigned char*;

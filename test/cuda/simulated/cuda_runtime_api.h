@@ -15,9 +15,9 @@
 // memory.
 #define __shared__ static
 
-using cudaError_t = int;
-using cudaStream_t = struct Stream*;
-inline constexpr cudaError_t cudaSuccess = 0;
+enum cudaError { cudaSuccess };
+using cudaError_t = cudaError;
+using cudaStream_t = struct CUstream_st*;
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 template <typename Kernel>
@@ -57,15 +57,18 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                const Arguments&... arguments) {
-  unsigned together = 1;
-  if (config->numAttrs > 0)
-    together = config->attrs->id == cudaLaunchAttributeCooperative
-                   ? config->gridDim.x
-                   : config->attrs->val.clusterDim.x;
-  torchbn::simulated::launch(
-      config->gridDim.x, static_cast<int>(config->blockDim.x), config->dynamicSmemBytes,
-      config->stream, [&] { kernel(arguments...); }, together);
-  return cudaSuccess;
+  torchbn::simulated::Launch launch;
+  launch.grid = config->gridDim.x;
+  launch.block = static_cast<int>(config->blockDim.x);
+  launch.dynamic_shared = config->dynamicSmemBytes;
+  launch.stream = config->stream;
+  if (config->numAttrs > 0) {
+    launch.cooperative = config->attrs->id == cudaLaunchAttributeCooperative;
+    launch.cluster = launch.cooperative ? launch.grid : config->attrs->val.clusterDim.x;
+  }
+  // By value, as for a GPU that comes to it later.
+  launch.kernel = [kernel, arguments...] { kernel(arguments...); };
+  return static_cast<cudaError_t>(torchbn::simulated::enqueue(launch));
 }
 
 inline torchbn::simulated::Index threadIdx, blockIdx, blockDim, gridDim;

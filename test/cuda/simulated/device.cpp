@@ -68,6 +68,7 @@ struct Device {
   Wait left_out = Wait::kForBlock;
   int left_out_nth = -1;
   int launches = 0;
+  Queue queue;
 
   const std::function<void()>* kernel = nullptr;
   jmp_buf scheduler;
@@ -241,22 +242,33 @@ void leave_out(Wait wait, int nth) {
   device.left_out_nth = nth;
 }
 
-void launch(unsigned grid, int block, size_t dynamic_shared, void* stream,
-            const std::function<void()>& kernel, unsigned cluster) {
-  if (grid < 1 || block < 32 || block > 1024 || block % 32 != 0 || stream != nullptr ||
-      cluster < 1 || (cluster > kMaxCluster && cluster != grid) || grid % cluster != 0)
+void run(const Launch& launch) {
+  const unsigned cluster = launch.cluster;
+  if (launch.grid < 1 || launch.block < 32 || launch.block > 1024 || launch.block % 32 != 0 ||
+      cluster < 1 || (cluster > kMaxCluster && cluster != launch.grid) ||
+      launch.grid % cluster != 0)
     throw std::invalid_argument("no such launch is simulated");
   ++device.launches;
-  gridDim.x = grid;
-  blockDim.x = static_cast<unsigned>(block);
-  device.kernel = &kernel;
+  gridDim.x = launch.grid;
+  blockDim.x = static_cast<unsigned>(launch.block);
+  device.kernel = &launch.kernel;
   device.cluster = cluster;
-  device.shared_bytes = dynamic_shared;
+  device.shared_bytes = launch.dynamic_shared;
   device.shared.resize(cluster);
   device.threads.resize(std::max(device.threads.size(), size_t{cluster} * blockDim.x));
   for (auto& thread : device.threads)
     if (!thread) thread = std::make_unique<Thread>();
-  for (const unsigned index : ordered(grid / cluster)) run_cluster(index);
+  for (const unsigned index : ordered(launch.grid / cluster)) run_cluster(index);
+}
+
+void set_queue(Queue queue) {
+  device.queue = std::move(queue);
+}
+
+int enqueue(const Launch& launch) {
+  if (device.queue) return device.queue(launch);
+  run(launch);
+  return 0;
 }
 
 int launches() {

@@ -23,10 +23,24 @@ void set_order(Order order);
 enum class Wait { kForBlock, kForCluster, kForCopies };
 void leave_out(Wait wait, int nth);
 
-// Runs the kernel in every thread of `grid` blocks. Throws where threads wait for others that never
+struct Launch {
+  unsigned grid = 1;
+  int block = 32;
+  size_t dynamic_shared = 0;
+  unsigned cluster = 1;  // blocks that run together
+  bool cooperative = false;
+  void* stream = nullptr;
+  std::function<void()> kernel;  // in one thread
+};
+
+// Runs the kernel in every thread of the grid. Throws where threads wait for others that never
 // come, and where a kernel misuses what is declared below.
-void launch(unsigned grid, int block, size_t dynamic_shared, void* stream,
-            const std::function<void()>& kernel, unsigned cluster = 1);
+void run(const Launch& launch);
+
+// What takes launches instead, and returns an error code of CUDA's: by default they are run.
+using Queue = std::function<int(const Launch&)>;
+void set_queue(Queue queue);
+int enqueue(const Launch& launch);
 
 // Launches so far.
 int launches();
