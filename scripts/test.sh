@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests, after setup and build: the C++ programs and the consumer projects through ctest,
-# then those in test/python through pytest. Tests that need a GPU skip where there is none.
+# then those in test/python through pytest. Tests that need a GPU skip where there is none; where
+# CUDA is built, most of them run on simulated ones as well.
 #
 #   test.sh [--cpp | --python] [ARGUMENT...]
 #
@@ -30,4 +31,10 @@ if [[ $python ]] && compgen -G "$root/test/python/test_*.py" >/dev/null; then
   say "Python tests"
   cd "$root"
   TORCHBN_LIBRARY=${TORCHBN_LIBRARY:-$build/libtorchbn.so} "$venv/bin/python" -m pytest test/python "$@"
+  simulated=$build/test/simulated_gpu/libcuda.so.1
+  if [[ -e $simulated ]]; then
+    say "Python tests on simulated GPUs"
+    LD_PRELOAD=$simulated TORCHBN_LIBRARY=$simulated "$venv/bin/python" -m pytest -m gpu test/python "$@" ||
+      [[ $? -eq 5 ]]  # none of the tests that the arguments ask for
+  fi
 fi

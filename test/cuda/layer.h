@@ -37,6 +37,10 @@ Layer make_layer(at::IntArrayRef shape, at::ScalarType dtype, bool channels_last
 void expect_equal_to_cpu(const Layer& cpu, const Layer& cuda);
 void expect_same_bits(const Results& a, const Results& b);
 
+// Whether the GPU is simulated (cuda/simulated/runtime.h), and takes seconds for a shape.
+bool is_simulated();
+bool takes_too_long(at::IntArrayRef shape);
+
 // Has the CUDA kernels of that name called, where they accept the shape, for the time of a scope.
 class Kernels {
  public:

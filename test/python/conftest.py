@@ -17,6 +17,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a GPU; `pytest -m gpu` runs only these")
     config.addinivalue_line("markers", "alone: needs a GPU for itself, its memory or its time, and is "
                             "not run beside others by scripts/gpu_check.sh")
+    config.addinivalue_line("markers", "real_gpu: needs a GPU that is not simulated")
     config.addinivalue_line("markers", "works_with(what): proves a row of the README's table "
                             "(scripts/works_with.py)")
     try:
@@ -28,6 +29,8 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no GPU")
+    if item.get_closest_marker("real_gpu") and torch.cuda.is_available():
+        helpers.needs_real_gpu()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

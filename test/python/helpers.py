@@ -33,6 +33,13 @@ def load_library():
     torch.ops.load_library(str(path.resolve()))
 
 
+def needs_real_gpu(device="cuda"):
+    """Skips on a GPU that test/cuda/simulated/ simulates. That one is slow, runs everything at once,
+    and knows no kernels but torchbn's and what the CPU's can do for torch's."""
+    if device == "cuda" and torch.cuda.get_device_name().startswith("simulated"):
+        pytest.skip("the GPU is simulated")
+
+
 def batch_norm(*args, **kwargs):
     return torch.ops.torchbn.batch_norm(*args, **kwargs)
 

@@ -9,7 +9,8 @@ import torch._dynamo.compiled_autograd
 import torch._inductor.config
 from torch._inductor.utils import run_and_get_code
 
-from helpers import INDUCTOR, LAYOUT, MODE, MOMENTUM, batch_norm, in_layout, name_of, random
+from helpers import (INDUCTOR, LAYOUT, MODE, MOMENTUM, batch_norm, in_layout, name_of,
+                     needs_real_gpu, random)
 from models import BatchNorm, Net
 
 
@@ -59,6 +60,8 @@ def test_aot_eager_equals_eager(device, momentum, layout, dynamic):
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=INDUCTOR)])
 def test_compiled_half_types_equal_eager(device, dtype, layout, backend, tmp_path, monkeypatch):
     """With float32 parameters, as mixed precision has them: the same kernels, so the same bits."""
+    if backend == "inductor":
+        needs_real_gpu(device)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     eager = torch.nn.Sequential(BatchNorm(5), torch.nn.ReLU()).to(device)
     compiled = torch.compile(copy.deepcopy(eager), backend=backend, fullgraph=True)

@@ -51,6 +51,7 @@ FEW_CHANNELS = [(2, 1, 300, 300), (20, 6, 4096), (1, 3, 70001), (8, 2, 64, 64), 
                 (3, 1, 2, 2), (1, 1, 2), (1, 16, 33, 35)]
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("shape", [*FEW_CHANNELS, *HELD, (32, 64, 14, 14), (8, 256, 7, 7), (64, 513),
                                    (2, 2048, 3, 3), (2, 33, 3, 5, 7)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
@@ -101,6 +102,7 @@ def test_slices_that_start_anywhere(dtype, offset, training):
     check_all(x, moved, *affine, statistic, *buffers[1:], training=training)
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("shape", [*FEW_CHANNELS, *HELD, (8192, 96)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @LAYOUT
@@ -117,7 +119,8 @@ def test_every_run_gives_the_same_bits(shape, dtype, layout):
 
 @pytest.mark.works_with("CUDA graphs and streams")
 @MOMENTUM
-@pytest.mark.parametrize("shape", [(8, 16, 12, 12), (2, 2, 200, 200), (16, 1600, 7, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 16, 12, 12), (2, 2, 200, 200), pytest.param(
+    (16, 1600, 7, 7), marks=pytest.mark.real_gpu)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @LAYOUT
 def test_a_captured_graph_replays_with_the_counter_advancing(momentum, shape, dtype, layout):
@@ -160,6 +163,7 @@ def test_a_captured_graph_replays_with_the_counter_advancing(momentum, shape, dt
 
 
 @pytest.mark.works_with("CUDA graphs and streams")
+@pytest.mark.real_gpu
 @LAYOUT
 @MODE
 def test_work_is_queued_on_the_current_stream(layout, training):
@@ -197,6 +201,7 @@ def test_several_streams_at_once():
 
 
 @pytest.mark.alone
+@pytest.mark.real_gpu
 def test_calls_return_before_the_gpu_is_done():
     x, dy, affine, buffers = problem((16, 8, 32, 32))
     with torch.cuda.stream(torch.cuda.Stream()):

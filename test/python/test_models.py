@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 
-from helpers import INDUCTOR, LAYOUT, in_layout, random
+from helpers import INDUCTOR, LAYOUT, in_layout, needs_real_gpu, random
 from models import replace_batch_norm
 
 torchvision = pytest.importorskip("torchvision")
@@ -170,6 +170,7 @@ def test_resnet18_evaluates_under_inductor(tmp_path, monkeypatch):
 
 @LAYOUT
 def test_resnet18_in_both_layouts(device, layout):
+    needs_real_gpu(device)
     check("resnet18", device, layout, "eager")
 
 
