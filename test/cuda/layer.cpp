@@ -175,7 +175,7 @@ bool is_simulated() {
 }
 
 bool takes_too_long(at::IntArrayRef shape) {
-  return is_simulated() && (c10::multiply_integers(shape) > 300000 || shape[1] > 10000);
+  return is_simulated() && (c10::multiply_integers(shape) > 200000 || shape[1] > 1000);
 }
 
 Kernels::Kernels(const std::string& name) {
