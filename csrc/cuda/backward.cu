@@ -2,6 +2,7 @@
 #include "core/gradient.h"
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
+#include "cuda/fold_and_normalize.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.cuh"
 #include "cuda/merge.cuh"
@@ -29,6 +30,16 @@ __global__ void __launch_bounds__(kBlock)
   };
   for_merged(partials, parts, problem.extent.channels, lanes, finish);
 }
+
+// In evaluation, what the gradients of a channel are multiplied with.
+template <typename T>
+struct EvaluationGradientFold {
+  BackwardProblem problem;
+
+  __device__ Affine<T> operator()(int64_t channel, bool) const {
+    return evaluation_gradient<T>(problem, channel);
+  }
+};
 
 // Is the input's gradient left to a kernel of its own?
 bool transforms(const BackwardProblem& problem, const Launch& launch) {
@@ -78,6 +89,9 @@ cudaError_t launch_input_gradient(const BackwardProblem& problem, const Launch& 
 
 cudaError_t backward(const BackwardProblem& problem, const Launch& launch) {
   if (launch.policy.on_chip.used()) return backward_on_chip(problem, launch);
+  if (transforms(problem, launch) && !problem.needs_sums() && folds_in_blocks(launch.policy))
+    return fold_and_normalize<EvaluationGradientFold>(problem, problem.grad_output,
+                                                      problem.grad_input, launch);
   cudaError_t error = cudaSuccess;
   if (problem.needs_sums()) error = launch_reduce(problem, launch);
   if (error == cudaSuccess) error = launch_finish(problem, launch);

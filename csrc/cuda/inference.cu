@@ -1,9 +1,9 @@
 #include "core/finish_channel.h"
 #include "cuda/dispatch.cuh"
+#include "cuda/fold_and_normalize.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.cuh"
 #include "cuda/normalize.h"
-#include "cuda/transform.cuh"
 #include "cuda/workspace.h"
 
 namespace torchbn::cuda {
@@ -45,15 +45,8 @@ cudaError_t fold_then_normalize(const InferenceProblem& problem, const Launch& l
 }  // namespace
 
 cudaError_t inference(const InferenceProblem& problem, const Launch& launch) {
-  const LaunchPolicy& policy = launch.policy;
-  if (policy.layout == Layout::kChannelsLast && !policy.channels_last.tiles_are_groups())
-    return fold_then_normalize(problem, launch);
-  return with_tiling(problem.dtype, policy, [&]<typename T, int kWidth>(const auto& tiling) {
-    const Normalize<T, kWidth> op{static_cast<const T*>(problem.input),
-                                  static_cast<T*>(problem.output), nullptr, policy.streams};
-    return launch_fold_and_transform(op, RunningStatisticsFold<Compute<T>>{problem}, tiling,
-                                     launch.stream);
-  });
+  if (!folds_in_blocks(launch.policy)) return fold_then_normalize(problem, launch);
+  return fold_and_normalize<RunningStatisticsFold>(problem, problem.input, problem.output, launch);
 }
 
 }  // namespace torchbn::cuda

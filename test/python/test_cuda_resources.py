@@ -12,6 +12,7 @@ import resources
 WIDTHS = {"float": (1, 4), "double": (1, 2), "BFloat16": (1, 4, 8), "Float16": (1, 4, 8)}
 REDUCTIONS = "MomentReduction", "GradientReduction", "EvaluationReduction"
 TRANSFORMS = "Normalize", "InputGradient"
+FOLDS = "RunningStatisticsFold", "EvaluationGradientFold"
 PASSES = "TrainPass", "BackwardPass"  # of resident and cooperative kernels
 MAIN = "reduce|transform|fold_and_transform|resident|cooperative"
 
@@ -22,6 +23,7 @@ KNOWN_STACK = {r"reduce_channels_last<\w+<B?Float16, 4>>": 56,
                r"reduce_channels_last<(Gradient|Evaluation)Reduction<float, 4>>": 8,
                r"fold_and_transform<.*, ChannelsLastTiling>": 16,
                r"fold_and_transform<Normalize<double, 2>, .*, ChannelsFirstTiling>": 8,
+               r"fold_and_transform<Normalize<double, 2>, Eval.*, ChannelsLastTiling>": 24,
                r"cooperative<BackwardPass<float, 4>, ChannelsLastTiling>": 8,
                r"resident<TrainPass<float, 4>, ChannelsFirstTiling>": 8}
 
@@ -30,13 +32,14 @@ def all_kernels():
     """Every instance that the launch policy can ask for."""
     for value, widths in WIDTHS.items():
         across = min(widths[-1], 4)
-        fold = f"RunningStatisticsFold<{'double' if value == 'double' else 'float'}>"
+        compute = "double" if value == "double" else "float"
         for op in REDUCTIONS:
             yield from (f"reduce_channels_first<{op}<{value}, {w}>>" for w in widths)
             yield f"reduce_channels_last<{op}<{value}, {across}>>"
         for tiling, of_tiling in (("ChannelsFirstTiling", widths), ("ChannelsLastTiling", [across])):
             for w in of_tiling:
-                yield f"fold_and_transform<Normalize<{value}, {w}>, {fold}, {tiling}>"
+                yield from (f"fold_and_transform<Normalize<{value}, {w}>, {fold}<{compute}>, {tiling}>"
+                            for fold in FOLDS)
                 for kernel, ops in (("transform", TRANSFORMS), ("resident", PASSES),
                                     ("cooperative", PASSES)):
                     yield from (f"{kernel}<{op}<{value}, {w}>, {tiling}>" for op in ops)

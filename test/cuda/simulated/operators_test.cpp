@@ -86,6 +86,7 @@ TEST_F(SimulatedGpu, GradientsAreQueuedWhereTheOutputWas) {
 }
 
 // One launch per direction, which updates statistics and counter as well, and nothing of torch's.
+// In evaluation that is of the input's gradient.
 TEST_F(SimulatedGpu, SmallTensorsTakeOneLaunch) {
   for (const int device : {simulated::kFirstDevice, simulated::kSecondDevice})
     for (const Shape& shape : {kSmall, Shape{8, 7, 40, 40}, Shape{16, 16, 32, 32}, Shape{8, 7, 33}})
@@ -97,6 +98,10 @@ TEST_F(SimulatedGpu, SmallTensorsTakeOneLaunch) {
         const Results trained = layer.train();
         EXPECT_EQ(simulated::launched().size(), 1);
         layer.backward(std::get<1>(trained), std::get<2>(trained), true);
+        EXPECT_EQ(simulated::launched().size(), 1);
+        const Results evaluated = layer.inference();
+        EXPECT_EQ(simulated::launched().size(), 1);
+        layer.backward(std::get<1>(evaluated), std::get<2>(evaluated), false, true, false, false);
         EXPECT_EQ(simulated::launched().size(), 1);
         EXPECT_EQ(simulated::torch_calls(), torch_calls);
       }
