@@ -89,7 +89,7 @@ cudaError_t launch_input_gradient(const BackwardProblem& problem, const Launch& 
 
 cudaError_t backward(const BackwardProblem& problem, const Launch& launch) {
   if (launch.policy.on_chip.used()) return backward_on_chip(problem, launch);
-  if (transforms(problem, launch) && !problem.needs_sums() && folds_in_blocks(launch.policy))
+  if (launch.policy.folds_in_blocks && transforms(problem, launch))
     return fold_and_normalize<EvaluationGradientFold>(problem, problem.grad_output,
                                                       problem.grad_input, launch);
   cudaError_t error = cudaSuccess;

@@ -7,13 +7,8 @@
 
 namespace torchbn::cuda {
 
-// Whether the blocks of fold_and_normalize can fold coefficients themselves. Where tiles share
-// channels with others, a kernel of its own does it.
-inline bool folds_in_blocks(const LaunchPolicy& policy) {
-  return of_tiling(policy, [](const auto& tiling) { return tiling.tiles_are_groups(); });
-}
-
-// output = (input - mean) * scale + shift, with what Fold<Compute<T>>{problem} folds.
+// output = (input - mean) * scale + shift, with what Fold<Compute<T>>{problem} folds, where the
+// policy has blocks do so.
 template <template <typename> typename Fold, typename Problem>
 cudaError_t fold_and_normalize(const Problem& problem, const void* input, void* output,
                                const Launch& launch) {

@@ -45,7 +45,7 @@ cudaError_t fold_then_normalize(const InferenceProblem& problem, const Launch& l
 }  // namespace
 
 cudaError_t inference(const InferenceProblem& problem, const Launch& launch) {
-  if (!folds_in_blocks(launch.policy)) return fold_then_normalize(problem, launch);
+  if (!launch.policy.folds_in_blocks) return fold_then_normalize(problem, launch);
   return fold_and_normalize<RunningStatisticsFold>(problem, problem.input, problem.output, launch);
 }
 

@@ -72,6 +72,9 @@ struct LaunchPolicy {
   const char* reason = "";  // why these kernels
   // In evaluation: the kernel that sums gradients up makes the input's of what it reads.
   bool maps_while_summing = false;
+  // Where nothing is summed up, and no tile shares channels with others: the blocks that transform
+  // a tile fold its coefficients, and there is no workspace.
+  bool folds_in_blocks = false;
   // From here on not for clusters. Partial sums, [parts, C] whatever the layout; none where nothing
   // is reduced.
   int64_t parts = 0;

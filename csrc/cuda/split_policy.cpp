@@ -55,7 +55,9 @@ LaunchPolicy split_policy(const Extent& extent, DType dtype, bool reduces,
                       reduces ? blocks_reducing_across(size_of(dtype)) : kUnits, device);
     parts = policy.channels_last.splits * policy.channels_last.partial_row / extent.channels;
   }
-  lay_out_workspace(policy, extent.channels, reduces ? parts : 0);
+  policy.folds_in_blocks =
+      !reduces && of_tiling(policy, [](const auto& tiling) { return tiling.tiles_are_groups(); });
+  if (!policy.folds_in_blocks) lay_out_workspace(policy, extent.channels, reduces ? parts : 0);
   policy.finish = finish_launch(extent.channels, policy.parts, device);
   return policy;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -112,6 +113,23 @@ TEST(LaunchPolicy, WorkspaceHoldsPartialSumsThenCoefficients) {
 }
 
 // Of large tensors, whose output would push out of the cache what is still to be read.
+TEST(LaunchPolicy, BlocksFoldWhereTheirTilesAreWholeGroupsOfChannels) {
+  for (const auto& [channels, spatial, layout] :
+       {std::tuple<int64_t, int64_t, Layout>{64, 3136, kFirst},
+        {7, 49, kFirst},
+        {64, 1, kLast},
+        {6, 1, kLast}}) {
+    const LaunchPolicy policy = choose(32, channels, spatial, layout, DType::kFloat32, false);
+    EXPECT_TRUE(policy.folds_in_blocks);
+    EXPECT_EQ(policy.workspace_bytes, 0);
+  }
+  // A tile of a folded row has columns of channels that are in others, too.
+  const LaunchPolicy policy = choose(1000, 67, 1, kLast, DType::kFloat32, false);
+  EXPECT_FALSE(policy.folds_in_blocks);
+  EXPECT_EQ(policy.workspace_bytes, 67 * kCoefficientBytes);
+  EXPECT_FALSE(choose(32, 64, 3136, kFirst).folds_in_blocks);
+}
+
 TEST(LaunchPolicy, LargeOutputsAreStoredPastTheCaches) {
   DeviceLimits device = kH200;
   device.l2_bytes = 60 << 20;
