@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "cuda/simulated/races.h"
 #include "cuda/simulated_call.h"
 #include "cuda/split_policy.h"
 
@@ -180,6 +181,71 @@ TEST(SimulatedDevice, BlocksOfAClusterReadEachOther) {
     simulated::run({.grid = 4, .dynamic_shared = 32 * sizeof(int), .cluster = 2, .kernel = kernel});
     for (int i = 0; i < 128; ++i) ASSERT_EQ(got[static_cast<size_t>(i)], i ^ 32);
   }
+}
+
+// What threads do that are 0 and 33 in their blocks: a warp's do so at once, too.
+TEST(SimulatedDevice, NoticesRaces) {
+  struct Look {
+    Look() { simulated::look_for_races(true); }
+    ~Look() { simulated::look_for_races(false); }
+  };
+  simulated::set_order(Order::kForward);
+  const auto run = [](unsigned grid, unsigned cluster,
+                      const std::function<void(bool, unsigned char*)>& thread) {
+    const Look look;
+    const auto kernel = [&] {
+      if (threadIdx.x == 0 || threadIdx.x == 33)
+        thread(threadIdx.x == 0, static_cast<unsigned char*>(simulated::dynamic_shared()));
+      else
+        thread(false, nullptr);
+    };
+    simulated::run(
+        {.grid = grid, .block = 64, .dynamic_shared = 64, .cluster = cluster, .kernel = kernel});
+  };
+  using Bytes = unsigned char*;
+  unsigned char global[64] = {};
+  const auto access = [](const void* memory, bool writes) {
+    if (memory != nullptr) simulated::note_access(memory, 4, writes);
+  };
+  // Reads are no race, nor is what lies beside each other.
+  run(2, 1, [&](bool, Bytes) { access(global, false); });
+  run(1, 1, [&](bool first, Bytes shared) {
+    access(shared == nullptr ? shared : shared + (first ? 0 : 4), true);
+  });
+  // Of a block, in any order, unless a barrier lies between.
+  for (const bool writes_first : {false, true}) {
+    const auto one_writes = [&](bool first, Bytes shared) {
+      access(shared, first == writes_first);
+    };
+    EXPECT_THROW(run(1, 1, one_writes), std::logic_error);
+    run(1, 1, [&](bool first, Bytes shared) {
+      if (first) access(shared, writes_first);
+      simulated::wait_for_block();
+      if (!first) access(shared, !writes_first);
+    });
+  }
+  // Of blocks: never at peace in global memory, but each has its own shared memory.
+  const auto firsts_write = [&](bool first, Bytes) { access(first ? global : nullptr, true); };
+  EXPECT_THROW(run(2, 1, firsts_write), std::logic_error);
+  run(1, 1, firsts_write);
+  run(2, 1, [&](bool first, Bytes shared) { access(first ? shared : nullptr, true); });
+  // Of blocks of a cluster, whose barrier keeps them apart, and of other clusters.
+  const auto in_turns = [&](bool first, Bytes) {
+    if (first && simulated::rank_in_cluster() == 0) access(global, true);
+    simulated::arrive_at_cluster();
+    if (first && simulated::rank_in_cluster() == 0) access(global + 8, true);
+    simulated::wait_for_cluster();
+    if (first && simulated::rank_in_cluster() == 1) access(global, false);
+  };
+  run(2, 2, in_turns);
+  EXPECT_THROW(run(4, 2, in_turns), std::logic_error);
+  EXPECT_THROW(run(2, 2,
+                   [&](bool first, Bytes shared) {
+                     in_turns(first, shared);
+                     // Written after the other had arrived.
+                     if (first && simulated::rank_in_cluster() == 1) access(global + 8, false);
+                   }),
+               std::logic_error);
 }
 
 TEST(SimulatedDevice, NoticesMisuseOfSharedMemory) {

@@ -264,8 +264,8 @@ TEST_P(CooperativeKernels, OneLaunchPerDirection) {
   }
 }
 
-// Every wait of a kernel but the named ones is needed: left out, results change, depend on who is
-// first, or the device notices.
+// The named waits of a kernel are needed: with one of them left out, results change, depend on who
+// is first, or the device notices; and whatever becomes of them, it finds a race.
 void expect_needed(SimulatedCall call, bool forward, Wait wait, const std::vector<int>& needed) {
   simulated::set_order(Order::kForward);
   if (!forward) call.train();
@@ -286,6 +286,14 @@ void expect_needed(SimulatedCall call, bool forward, Wait wait, const std::vecto
       }
       simulated::leave_out(wait, -1);
     }
+    simulated::set_order(Order::kForward);
+    simulated::leave_out(wait, nth);
+    simulated::look_for_races(true);
+    SimulatedCall racing = call;
+    EXPECT_THROW(forward ? racing.train() : racing.backward(true), std::logic_error)
+        << "wait " << nth << " of kind " << static_cast<int>(wait);
+    simulated::look_for_races(false);
+    simulated::leave_out(wait, -1);
     EXPECT_TRUE(noticed) << describe(call.extent, call.dtype)
                          << (forward ? " forward" : " backward") << ": wait " << nth << " of kind "
                          << static_cast<int>(wait);

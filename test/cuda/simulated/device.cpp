@@ -13,10 +13,12 @@
 #include <numeric>
 #include <random>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "cuda/simulated/cuda_runtime_api.h"
+#include "cuda/simulated/races.h"
 
 namespace torchbn::simulated {
 
@@ -50,14 +52,18 @@ struct Thread {
   std::array<int, 3> waits{};  // of each kind so far
   std::deque<Copy> copies;     // that have not landed
   int batches = 0;             // committed
-  bool arrived = false;        // at a cluster's barrier, and has not waited
-  int64_t arrived_in = 0;      // the phase of that barrier; negative for one that is left out
+  int block_barriers = 0;      // that it has come to
+  int cluster_arrivals = 0;    // likewise
+  int cluster_waits = 0;
+  bool arrived = false;    // at a cluster's barrier, and has not waited
+  int64_t arrived_in = 0;  // the phase of that barrier; negative for one that is left out
 
   void begin() {
     state = State::kReady;
     waits = {};
     copies.clear();
     batches = 0;
+    block_barriers = cluster_arrivals = cluster_waits = 0;
     arrived = false;
   }
 };
@@ -69,6 +75,7 @@ struct Device {
   int left_out_nth = -1;
   int launches = 0;
   Queue queue;
+  bool looks_for_races = false;
 
   const std::function<void()>* kernel = nullptr;
   jmp_buf scheduler;
@@ -208,6 +215,7 @@ void run_cluster(unsigned index) {
   for (unsigned rank = 0; rank < device.cluster; ++rank) {
     for (unsigned i = 0; i < blockDim.x; ++i) thread_of(rank, i).begin();
     device.shared[rank].assign(device.shared_bytes + 2 * kGuard, kUnset);
+    declare_shared(device.shared[rank].data(), device.shared[rank].size());
   }
   device.arrived = 0;
   do {
@@ -258,7 +266,26 @@ void run(const Launch& launch) {
   device.threads.resize(std::max(device.threads.size(), size_t{cluster} * blockDim.x));
   for (auto& thread : device.threads)
     if (!thread) thread = std::make_unique<Thread>();
+  if (device.looks_for_races) begin_looking_for_races();
   for (const unsigned index : ordered(launch.grid / cluster)) run_cluster(index);
+  if (!device.looks_for_races) return;
+  if (const std::string race = end_looking_for_races(); !race.empty()) throw std::logic_error(race);
+}
+
+void look_for_races(bool look) {
+  device.looks_for_races = look;
+}
+
+Accessor accessor() {
+  const Thread& thread = current();
+  return {blockIdx.x,
+          threadIdx.x,
+          blockIdx.x / device.cluster,
+          thread.block_barriers,
+          thread.cluster_arrivals,
+          thread.cluster_waits,
+          thread.stack.get(),
+          kStackBytes};
 }
 
 void set_queue(Queue queue) {
@@ -276,7 +303,9 @@ int launches() {
 }
 
 void wait_for_block() {
-  if (!is_left_out(Wait::kForBlock)) wait(State::kAtBlock);
+  if (is_left_out(Wait::kForBlock)) return;
+  ++current().block_barriers;
+  wait(State::kAtBlock);
 }
 
 void exchange(unsigned mask, const void* value, void* result, size_t size, unsigned from) {
@@ -309,6 +338,8 @@ void wait_for_copies(int pending) {
   if (is_left_out(Wait::kForCopies)) return;
   std::deque<Copy>& copies = current().copies;
   while (!copies.empty() && copies.front().batch < current().batches - pending) {
+    note_access(copies.front().from, copies.front().size, false);
+    note_access(copies.front().to, copies.front().size, true);
     std::memcpy(copies.front().to, copies.front().from, copies.front().size);
     copies.pop_front();
   }
@@ -324,6 +355,7 @@ void arrive_at_cluster() {
   thread.arrived = true;
   thread.arrived_in = is_left_out(Wait::kForCluster) ? -1 : device.phase;
   if (thread.arrived_in < 0) return;
+  ++thread.cluster_arrivals;
   if (++device.arrived < size_t{device.cluster} * blockDim.x) return;
   device.arrived = 0;
   ++device.phase;
@@ -334,6 +366,7 @@ void wait_for_cluster() {
   if (!thread.arrived) throw std::logic_error("a thread waits without having arrived");
   thread.arrived = false;
   while (thread.arrived_in == device.phase) wait(State::kAtCluster);
+  if (thread.arrived_in >= 0) ++thread.cluster_waits;
 }
 
 void* shared_of_rank(const void* own, unsigned rank) {

@@ -23,6 +23,10 @@ void set_order(Order order);
 enum class Wait { kForBlock, kForCluster, kForCopies };
 void leave_out(Wait wait, int nth);
 
+// Whether kernels throw in which two threads access the same memory without a barrier between them,
+// one of them writing.
+void look_for_races(bool look);
+
 struct Launch {
   unsigned grid = 1;
   int block = 32;
