@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kBlock)
   for_merged(partials, parts, problem.extent.channels, lanes, finish);
 }
 
-// In evaluation, what the gradients of a channel are multiplied with.
+// In evaluation, the map of a channel's gradients: a factor alone.
 template <typename T>
 struct EvaluationGradientFold {
   BackwardProblem problem;

@@ -7,8 +7,8 @@
 
 namespace torchbn::cuda {
 
-// output = (input - mean) * scale + shift, with what Fold<Compute<T>>{problem} folds, where the
-// policy has blocks do so.
+// In one launch, where the policy has blocks fold: the output is the input under the Affine that
+// Fold<Compute<T>>{problem} makes of each channel.
 template <template <typename> typename Fold, typename Problem>
 cudaError_t fold_and_normalize(const Problem& problem, const void* input, void* output,
                                const Launch& launch) {

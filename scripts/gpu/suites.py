@@ -23,7 +23,9 @@ HANGING_SECONDS = 30
 
 
 def programs(build):
-    return sorted(p for p in (build / "test").glob("*_test") if p.is_file())
+    """All but those on simulated GPUs."""
+    return sorted(p for p in (build / "test").glob("*_test")
+                  if p.is_file() and not p.name.startswith("simulated"))
 
 
 def cpp_command(program, quick):

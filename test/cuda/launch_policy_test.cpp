@@ -112,7 +112,6 @@ TEST(LaunchPolicy, WorkspaceHoldsPartialSumsThenCoefficients) {
   EXPECT_EQ(plain.workspace_coefficients, 0u);
 }
 
-// Of large tensors, whose output would push out of the cache what is still to be read.
 TEST(LaunchPolicy, BlocksFoldWhereTheirTilesAreWholeGroupsOfChannels) {
   for (const auto& [channels, spatial, layout] :
        {std::tuple<int64_t, int64_t, Layout>{64, 3136, kFirst},
@@ -130,6 +129,7 @@ TEST(LaunchPolicy, BlocksFoldWhereTheirTilesAreWholeGroupsOfChannels) {
   EXPECT_FALSE(choose(32, 64, 3136, kFirst).folds_in_blocks);
 }
 
+// Of large tensors, whose output would push out of the cache what is still to be read.
 TEST(LaunchPolicy, LargeOutputsAreStoredPastTheCaches) {
   DeviceLimits device = kH200;
   device.l2_bytes = 60 << 20;

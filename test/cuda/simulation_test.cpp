@@ -113,6 +113,30 @@ TEST_P(SimulatedKernels, EvaluationMapsWhatItSums) {
   }
 }
 
+// The barriers of split kernels, whose shared memory is of a fixed size. Blocks take several units.
+TEST(SplitWaits, AreMissedWhereTheyAreLeftOut) {
+  simulated::set_order(Order::kForward);
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+    SimulatedCall call(extent_of(100, 9, 31, layout), DType::kFloat32,
+                       normal(100 * 9 * 31, 3, 2, 1));
+    call.device = {2, 2};
+    call.train();
+    const std::function<void(SimulatedCall)> passes[] = {
+        [](SimulatedCall of) { of.train(); },
+        [](SimulatedCall of) { of.backward(true); },
+        [](SimulatedCall of) { of.backward(false, true, false, false); },
+    };
+    for (const auto& pass : passes)
+      for (int nth = 0; nth < 5; ++nth) {
+        const simulated::RaceWatch watch;
+        simulated::leave_out(simulated::Wait::kForBlock, nth);
+        EXPECT_THROW(pass(call), simulated::Race) << "wait " << nth;
+        simulated::leave_out(simulated::Wait::kForBlock, -1);
+        pass(call);
+      }
+  }
+}
+
 // The simulation itself notices threads that wait for others in vain.
 TEST(SimulatedDevice, EndsWhereThreadsWaitForEver) {
   simulated::set_order(Order::kForward);
@@ -163,6 +187,29 @@ TEST(SimulatedDevice, CopiesLandWhenTheyAreWaitedFor) {
   simulated::run({.dynamic_shared = 64, .kernel = kernel});
 }
 
+TEST(SimulatedDevice, NobodyTouchesWhatIsBeingCopied) {
+  const simulated::RaceWatch watch;
+  simulated::set_order(Order::kForward);
+  const std::array<float, 2> from{};
+  const auto read_by_another = [&](int when) {
+    simulated::run({.dynamic_shared = 64, .kernel = [&] {
+                      void* const shared = simulated::dynamic_shared();
+                      for (int time = 0; time < 3; ++time) {
+                        if (time == when && threadIdx.x == 1)
+                          simulated::note_access(shared, 4, false);
+                        if (time == 0 && threadIdx.x == 0) {
+                          simulated::copy_later(shared, from.data(), 4);
+                          simulated::commit_copies();
+                        }
+                        if (time > 0) simulated::wait_for_block();
+                        if (time == 1) simulated::wait_for_copies(0);
+                      }
+                    }});
+  };
+  EXPECT_THROW(read_by_another(0), simulated::Race);  // before it lands: nothing waits for the read
+  EXPECT_THROW(read_by_another(1), simulated::Race);
+}
+
 TEST(SimulatedDevice, BlocksOfAClusterReadEachOther) {
   std::array<int, 128> got{};
   const auto kernel = [&] {
@@ -185,14 +232,10 @@ TEST(SimulatedDevice, BlocksOfAClusterReadEachOther) {
 
 // What threads do that are 0 and 33 in their blocks: a warp's do so at once, too.
 TEST(SimulatedDevice, NoticesRaces) {
-  struct Look {
-    Look() { simulated::look_for_races(true); }
-    ~Look() { simulated::look_for_races(false); }
-  };
   simulated::set_order(Order::kForward);
   const auto run = [](unsigned grid, unsigned cluster,
                       const std::function<void(bool, unsigned char*)>& thread) {
-    const Look look;
+    const simulated::RaceWatch watch;
     const auto kernel = [&] {
       if (threadIdx.x == 0 || threadIdx.x == 33)
         thread(threadIdx.x == 0, static_cast<unsigned char*>(simulated::dynamic_shared()));
@@ -217,7 +260,7 @@ TEST(SimulatedDevice, NoticesRaces) {
     const auto one_writes = [&](bool first, Bytes shared) {
       access(shared, first == writes_first);
     };
-    EXPECT_THROW(run(1, 1, one_writes), std::logic_error);
+    EXPECT_THROW(run(1, 1, one_writes), simulated::Race);
     run(1, 1, [&](bool first, Bytes shared) {
       if (first) access(shared, writes_first);
       simulated::wait_for_block();
@@ -226,9 +269,18 @@ TEST(SimulatedDevice, NoticesRaces) {
   }
   // Of blocks: never at peace in global memory, but each has its own shared memory.
   const auto firsts_write = [&](bool first, Bytes) { access(first ? global : nullptr, true); };
-  EXPECT_THROW(run(2, 1, firsts_write), std::logic_error);
+  EXPECT_THROW(run(2, 1, firsts_write), simulated::Race);
   run(1, 1, firsts_write);
   run(2, 1, [&](bool first, Bytes shared) { access(first ? shared : nullptr, true); });
+  // The first block's read is not forgotten for later ones.
+  EXPECT_THROW(run(2, 1,
+                   [&](bool first, Bytes shared) {
+                     if (shared != nullptr) access(global, false);
+                     if (blockIdx.x == 0) return;
+                     simulated::wait_for_block();
+                     if (first) access(global, true);
+                   }),
+               simulated::Race);
   // Of blocks of a cluster, whose barrier keeps them apart, and of other clusters.
   const auto in_turns = [&](bool first, Bytes) {
     if (first && simulated::rank_in_cluster() == 0) access(global, true);
@@ -238,14 +290,14 @@ TEST(SimulatedDevice, NoticesRaces) {
     if (first && simulated::rank_in_cluster() == 1) access(global, false);
   };
   run(2, 2, in_turns);
-  EXPECT_THROW(run(4, 2, in_turns), std::logic_error);
+  EXPECT_THROW(run(4, 2, in_turns), simulated::Race);
   EXPECT_THROW(run(2, 2,
                    [&](bool first, Bytes shared) {
                      in_turns(first, shared);
                      // Written after the other had arrived.
                      if (first && simulated::rank_in_cluster() == 1) access(global + 8, false);
                    }),
-               std::logic_error);
+               simulated::Race);
 }
 
 TEST(SimulatedDevice, NoticesMisuseOfSharedMemory) {

@@ -34,7 +34,7 @@ def load_library():
 
 
 def needs_real_gpu(device="cuda"):
-    """Skips on a GPU that test/cuda/simulated/ simulates. That one is slow, runs everything at once,
+    """Skips on a GPU that test/cuda/simulated/ simulates. That one is slow, runs all immediately,
     and knows no kernels but torchbn's and what the CPU's can do for torch's."""
     if device == "cuda" and torch.cuda.get_device_name().startswith("simulated"):
         pytest.skip("the GPU is simulated")

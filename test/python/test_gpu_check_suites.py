@@ -108,6 +108,13 @@ def program(path, text):
     path.chmod(0o755)
 
 
+def test_programs_on_simulated_gpus_are_left_out(tmp_path):
+    (tmp_path / "test").mkdir()
+    for name in ("operators_test", "simulated_gpu_test", "other"):
+        (tmp_path / "test" / name).touch()
+    assert [program.name for program in suites.programs(tmp_path)] == ["operators_test"]
+
+
 def test_a_program_that_dies_or_hangs_is_a_failure(made_up, monkeypatch, capsys):
     # Parts of a program's tests must not be taken for all of them.
     monkeypatch.setattr(suites.importlib.util, "find_spec", lambda name: None)

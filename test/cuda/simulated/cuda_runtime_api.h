@@ -16,7 +16,7 @@
 // memory.
 #define __shared__ static
 
-enum cudaError { cudaSuccess };
+enum cudaError : int { cudaSuccess };
 using cudaError_t = cudaError;
 using cudaStream_t = struct CUstream_st*;
 

@@ -266,14 +266,17 @@ void run(const Launch& launch) {
   device.threads.resize(std::max(device.threads.size(), size_t{cluster} * blockDim.x));
   for (auto& thread : device.threads)
     if (!thread) thread = std::make_unique<Thread>();
-  if (device.looks_for_races) begin_looking_for_races();
+  const RaceSearch search(device.looks_for_races);
   for (const unsigned index : ordered(launch.grid / cluster)) run_cluster(index);
-  if (!device.looks_for_races) return;
-  if (const std::string race = end_looking_for_races(); !race.empty()) throw std::logic_error(race);
+  if (!search.found().empty()) throw Race(search.found());
 }
 
-void look_for_races(bool look) {
-  device.looks_for_races = look;
+RaceWatch::RaceWatch(bool watches) {
+  device.looks_for_races = watches;
+}
+
+RaceWatch::~RaceWatch() {
+  device.looks_for_races = false;
 }
 
 Accessor accessor() {
@@ -327,6 +330,9 @@ void copy_later(void* to, const void* from, size_t size) {
   if ((size != 4 && size != 8 && size != 16) || misaligned(to) || misaligned(from))
     throw std::invalid_argument("no such copy is simulated");
   offset_of(to, size);
+  // Now, and once more when it lands: nobody else touches them in between.
+  note_access(from, size, false);
+  note_access(to, size, true);
   current().copies.push_back({to, from, size, current().batches});
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <stdexcept>
 
 // A GPU on the host, one cluster of blocks after the other: every thread of it is a context of its
 // own that runs until it waits for others. That is the kernels' own code, with barriers, exchanges
@@ -23,9 +24,18 @@ void set_order(Order order);
 enum class Wait { kForBlock, kForCluster, kForCopies };
 void leave_out(Wait wait, int nth);
 
-// Whether kernels throw in which two threads access the same memory without a barrier between them,
-// one of them writing.
-void look_for_races(bool look);
+// For the time of a scope kernels throw in which two threads access the same memory without a
+// barrier between them, one of them writing.
+struct Race : std::logic_error {
+  using std::logic_error::logic_error;
+};
+class RaceWatch {
+ public:
+  explicit RaceWatch(bool watches = true);
+  ~RaceWatch();
+  RaceWatch(const RaceWatch&) = delete;
+  RaceWatch& operator=(const RaceWatch&) = delete;
+};
 
 struct Launch {
   unsigned grid = 1;

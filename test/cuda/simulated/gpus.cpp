@@ -38,7 +38,7 @@ int enqueue_launch(const Launch& launch) {
   gpus().launched.push_back(
       {current_device, stream, launch.grid, launch.cluster, launch.cooperative});
   queue(stream, [launch, device = current_device] {
-    const Access access(device);
+    const Accessible access(device);
     run(launch);
   });
   return cudaSuccess;
@@ -114,11 +114,11 @@ void queue(cudaStream_t stream, std::function<void()> work) {
     work();
 }
 
-Access::Access(int device) : device_(device) {
+Accessible::Accessible(int device) : device_(device) {
   if (gpus().is_protected) gpus()[device_].protect(PROT_READ | PROT_WRITE);
 }
 
-Access::~Access() {
+Accessible::~Accessible() {
   if (gpus().is_protected) gpus()[device_].protect(PROT_NONE);
 }
 

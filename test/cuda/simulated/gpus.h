@@ -71,12 +71,12 @@ CUstream_st& stream_of(cudaStream_t stream);
 void queue(cudaStream_t stream, std::function<void()> work);
 
 // Makes a device's memory accessible for a scope, if it is not.
-class Access {
+class Accessible {
  public:
-  explicit Access(int device);
-  ~Access();
-  Access(const Access&) = delete;
-  Access& operator=(const Access&) = delete;
+  explicit Accessible(int device);
+  ~Accessible();
+  Accessible(const Accessible&) = delete;
+  Accessible& operator=(const Accessible&) = delete;
 
  private:
   int device_;

@@ -2,11 +2,11 @@
 
 #include <link.h>
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 #include <memory>
-#include <optional>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "cuda/simulated/cuda_runtime_api.h"
@@ -29,18 +29,30 @@ struct Access {
   }
 };
 
-// The last write of a byte, and the last reads of two threads: of many that read it between two
-// barriers, these tell of all.
+// The last write of a byte, and the last reads: of all; of another thread of that one's block;
+// of another block of its cluster; of another cluster. Of many that read between two barriers,
+// these tell of all.
 struct Cell {
-  Access write, read, other_read;
+  Access write, read, other_thread, other_block, other_cluster;
+
+  void add_read(const Access& now) {
+    if (read.any && read.cluster != now.cluster)
+      other_cluster = read;
+    else if (read.any && read.block != now.block)
+      other_block = read;
+    else if (read.any && read.thread != now.thread)
+      other_thread = read;
+    read = now;
+  }
 };
 
 struct Range {
   uintptr_t begin = 0, end = 0;
   bool has(uintptr_t address) const { return address >= begin && address < end; }
+  bool operator==(const Range&) const = default;
 };
 
-// The variables of this library or program, which is where shared memory of fixed size lies.
+// The variables of this library or program, where shared memory of fixed size lies.
 Range own_variables() {
   Range range;
   const auto find = [](dl_phdr_info* info, size_t, void* found) {
@@ -62,7 +74,9 @@ class Races {
   bool looks = false;
   std::string found;
 
-  void declare_shared(Range range) { shared_.push_back(range); }
+  void declare_shared(Range range) {
+    if (std::find(shared_.begin(), shared_.end(), range) == shared_.end()) shared_.push_back(range);
+  }
   void forget() {
     pages_.clear();
     last_page_ = nullptr;
@@ -101,13 +115,10 @@ class Races {
     };
     const Access now{true, by.block, by.thread, by.cluster, by.block_barriers, by.cluster_arrivals};
     if (conflicts(cell.write)) report(cell.write, by, "write", writes, shared);
-    if (!writes) {
-      if (!cell.read.is_of(by)) cell.other_read = cell.read;
-      cell.read = now;
-      return;
-    }
-    for (const Access& read : {cell.read, cell.other_read})
-      if (conflicts(read)) report(read, by, "read", writes, shared);
+    if (!writes) return cell.add_read(now);
+    for (const Access* const read :
+         {&cell.read, &cell.other_thread, &cell.other_block, &cell.other_cluster})
+      if (conflicts(*read)) report(*read, by, "read", writes, shared);
     cell.write = now;
   }
 
@@ -133,16 +144,19 @@ Races races;
 
 }  // namespace
 
-void begin_looking_for_races() {
+RaceSearch::RaceSearch(bool searches) {
   races.forget();
   races.found.clear();
-  races.looks = true;
+  races.looks = searches;
 }
 
-std::string end_looking_for_races() {
+RaceSearch::~RaceSearch() {
   races.looks = false;
   races.forget();
-  return std::exchange(races.found, {});
+}
+
+const std::string& RaceSearch::found() {
+  return races.found;
 }
 
 void declare_shared(const void* begin, size_t bytes) {
@@ -187,6 +201,16 @@ void __tsan_read_range(void* address, size_t bytes) {
 }
 void __tsan_write_range(void* address, size_t bytes) {
   torchbn::simulated::note_access(address, bytes, true);
+}
+// clang's
+void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
+  torchbn::simulated::note_access(from, bytes, false);
+  torchbn::simulated::note_access(to, bytes, true);
+  return std::memcpy(to, from, bytes);
+}
+void* __tsan_memset(void* to, int value, size_t bytes) {
+  torchbn::simulated::note_access(to, bytes, true);
+  return std::memset(to, value, bytes);
 }
 void __tsan_vptr_update(void*, void*) {}
 void __tsan_vptr_read(void*) {}

@@ -17,12 +17,14 @@ namespace {
 constexpr size_t kAlignment = 512;  // of what cudaMalloc gives
 
 void copy(void* to, const void* from, size_t bytes) {
-  const Access first(kFirstDevice), second(kSecondDevice);
+  const std::lock_guard lock(gpus().mutex);
+  const Accessible first(kFirstDevice), second(kSecondDevice);
   std::memcpy(to, from, bytes);
 }
 
 void set(void* to, int value, size_t bytes) {
-  const Access first(kFirstDevice), second(kSecondDevice);
+  const std::lock_guard lock(gpus().mutex);
+  const Accessible first(kFirstDevice), second(kSecondDevice);
   std::memset(to, value, bytes);
 }
 

@@ -5,8 +5,8 @@
 #include <vector>
 
 // Two simulated GPUs in the place of real ones. A process that loads this library first has torch
-// find the CUDA runtime here. What is queued on a stream runs at once: our kernels on the device of
-// device.h, torch's own operators on the CPU (torch_operators.cpp).
+// find the CUDA runtime here. What is queued on a stream runs immediately: our kernels on the
+// device of device.h, torch's own operators on the CPU (torch_operators.cpp).
 #pragma GCC visibility push(default)
 namespace torchbn::simulated {
 
@@ -36,6 +36,7 @@ void refuse_clusters(cudaError_t error);
 void refuse_cooperative(cudaError_t error);
 
 // For the time of a scope nobody reaches the memory of a GPU but its own kernels, and what copies.
+// Other threads wait for its end, autograd's as well.
 class Protection {
  public:
   Protection();
