@@ -24,7 +24,7 @@ def test_every_pair_of_layouts(device, shape, dtype):
 
 
 @MODE
-@pytest.mark.parametrize("order", itertools.permutations(range(4)), ids=str)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
 def test_dense_memory_in_any_order_is_a_batch_of_planes(device, order, training):
     shape = (6, 3, 4, 5)
     memory = [random([shape[axis] for axis in order], device=device, seed=i) for i in range(2)]
