@@ -6,7 +6,8 @@
 #   test.sh [--cpp | --python] [ARGUMENT...]
 #
 # With --cpp the arguments go to ctest (test.sh --cpp -R kernels), with --python to pytest
-# (test.sh --python -k parity).
+# (test.sh --python -k parity), which runs a process for each core (-n 0: all in one, which shows what
+# tests print and can stop in a debugger).
 
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -30,11 +31,14 @@ fi
 if [[ $python ]] && compgen -G "$root/test/python/test_*.py" >/dev/null; then
   say "Python tests"
   cd "$root"
-  TORCHBN_LIBRARY=${TORCHBN_LIBRARY:-$build/libtorchbn.so} "$venv/bin/python" -m pytest test/python "$@"
+  # Each process has threads for all cores as well: those that wait must not take the others' time.
+  export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+  pytest=("$venv/bin/python" -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal test/python)
+  TORCHBN_LIBRARY=${TORCHBN_LIBRARY:-$build/libtorchbn.so} "${pytest[@]}" "$@"
   simulated=$build/test/simulated_gpu/libcuda.so.1
   if [[ -e $simulated ]]; then
     say "Python tests on simulated GPUs"
-    LD_PRELOAD=$simulated TORCHBN_LIBRARY=$simulated "$venv/bin/python" -m pytest -m gpu test/python "$@" ||
+    LD_PRELOAD=$simulated TORCHBN_LIBRARY=$simulated "${pytest[@]}" -m gpu "$@" ||
       [[ $? -eq 5 ]]  # none of the tests that the arguments ask for
   fi
 fi

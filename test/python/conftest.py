@@ -26,6 +26,13 @@ def pytest_configure(config):
         raise pytest.UsageError(str(error)) from error
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Of `pytest -n auto`: xdist's own number, but none beside this process where there is a GPU,
+    which tests marked `alone` need for themselves."""
+    return 0 if torch.cuda.is_available() and not helpers.is_simulated_gpu() else None
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no GPU")

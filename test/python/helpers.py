@@ -33,10 +33,15 @@ def load_library():
     torch.ops.load_library(str(path.resolve()))
 
 
+def is_simulated_gpu():
+    """Is the GPU one of test/cuda/simulated/?"""
+    return torch.cuda.get_device_name().startswith("simulated")
+
+
 def needs_real_gpu(device="cuda"):
-    """Skips on a GPU that test/cuda/simulated/ simulates. That one is slow, runs all immediately,
-    and knows no kernels but torchbn's and what the CPU's can do for torch's."""
-    if device == "cuda" and torch.cuda.get_device_name().startswith("simulated"):
+    """Skips on a simulated GPU. That one is slow, runs all immediately, and knows no kernels but
+    torchbn's and what the CPU's can do for torch's."""
+    if device == "cuda" and is_simulated_gpu():
         pytest.skip("the GPU is simulated")
 
 
