@@ -264,78 +264,94 @@ TEST_P(CooperativeKernels, OneLaunchPerDirection) {
   }
 }
 
-void expect_race(SimulatedCall call, bool forward, Wait wait, int nth) {
+enum class Pass { kTraining, kItsBackward };
+
+void run(SimulatedCall& call, Pass pass) {
+  if (pass == Pass::kTraining)
+    call.train();
+  else
+    call.backward(pass == Pass::kItsBackward);
+}
+
+constexpr Order kOrders[] = {Order::kForward, Order::kBackward, Order::kShuffled};
+
+// Is there a race, or a block that misses another one's memory, in any order?
+bool finds_race(const SimulatedCall& call, Pass pass, Wait wait, int nth) {
   const simulated::RaceWatch watch;
-  simulated::set_order(Order::kForward);
-  simulated::leave_out(wait, nth);
-  try {
-    forward ? call.train() : call.backward(true);
-    ADD_FAILURE() << "no race without wait " << nth << " of kind " << static_cast<int>(wait);
-  } catch (const simulated::Race&) {
-  } catch (const std::logic_error& error) {
-    EXPECT_STREQ(error.what(), "that block has ended, and its memory is gone");
+  const simulated::WithoutWait without(wait, nth);
+  for (const Order order : kOrders) {
+    simulated::set_order(order);
+    SimulatedCall wrong = call;
+    try {
+      run(wrong, pass);
+    } catch (const simulated::Race&) {
+      return true;
+    } catch (const std::logic_error& error) {
+      EXPECT_STREQ(error.what(), "that block has ended, and its memory is gone");
+      return true;
+    }
   }
-  simulated::leave_out(wait, -1);
+  return false;
 }
 
 // The named waits of a kernel are needed: with one of them left out, results change, depend on who
 // is first, or the device notices. In any case it finds a race, where no memory is missed.
-void expect_needed(SimulatedCall call, bool forward, Wait wait, const std::vector<int>& needed) {
+void expect_needed(SimulatedCall call, Pass pass, Wait wait, const std::vector<int>& needed) {
   simulated::set_order(Order::kForward);
-  if (!forward) call.train();
+  if (pass != Pass::kTraining) call.train();
   SimulatedCall right = call;
-  forward ? right.train() : right.backward(true);
+  run(right, pass);
   ASSERT_TRUE(right.policy.on_chip.used());
   for (const int nth : needed) {
     bool noticed = false;
-    for (const Order order : {Order::kForward, Order::kBackward, Order::kShuffled}) {
+    for (const Order order : kOrders) {
       simulated::set_order(order);
-      simulated::leave_out(wait, nth);
+      const simulated::WithoutWait without(wait, nth);
       SimulatedCall wrong = call;
       try {
-        forward ? wrong.train() : wrong.backward(true);
+        run(wrong, pass);
         noticed |= !wrong.same_bits(right);
       } catch (const std::logic_error&) {
         noticed = true;
       }
-      simulated::leave_out(wait, -1);
     }
-    if (wait != Wait::kForCopies) expect_race(call, forward, wait, nth);
-    EXPECT_TRUE(noticed) << describe(call.extent, call.dtype)
-                         << (forward ? " forward" : " backward") << ": wait " << nth << " of kind "
-                         << static_cast<int>(wait);
+    SCOPED_TRACE(testing::Message()
+                 << describe(call.extent, call.dtype) << ", pass " << static_cast<int>(pass)
+                 << ": wait " << nth << " of kind " << static_cast<int>(wait));
+    EXPECT_TRUE(noticed);
+    EXPECT_TRUE(wait == Wait::kForCopies || finds_race(call, pass, wait, nth));
   }
 }
 
 TEST(OnChipWaits, AreAllNeeded) {
-  for (const bool forward : {true, false}) {
+  for (const Pass pass : {Pass::kTraining, Pass::kItsBackward}) {
     // A block alone: before the warps' sums are merged, and before values are transformed. What
     // lies between them keeps apart what only the first thread does here.
     const SimulatedCall first = resident_call({8, 2, 999}, DType::kFloat32, 1);
-    expect_needed(first, forward, Wait::kForBlock, {0, 3});
-    expect_needed(first, forward, Wait::kForCopies, {0});
+    expect_needed(first, pass, Wait::kForBlock, {0, 3});
+    expect_needed(first, pass, Wait::kForCopies, {0});
     // Before the upper half of the stack is added, and the half of that; before the channels are
     // finished, and their values transformed.
     const SimulatedCall last = resident_call({8 * 99, 40, 1}, DType::kBFloat16, 1);
-    expect_needed(last, forward, Wait::kForBlock, {0, 1, 2});
-    expect_needed(last, forward, Wait::kForCopies, {0});
+    expect_needed(last, pass, Wait::kForBlock, {0, 1, 2});
+    expect_needed(last, pass, Wait::kForCopies, {0});
     // Planes' values are added when the stack is merged; this one's three rows are merged to two by
     // threads that need nothing of each other.
     SimulatedCall planes = resident_call({25, 8, 49}, DType::kBFloat16, 1);
     planes.device.multiprocessors = 1;
-    expect_needed(planes, forward, Wait::kForBlock, {0, 1, 3, 4, 5});
+    expect_needed(planes, pass, Wait::kForBlock, {0, 1, 3, 4, 5});
     // Before the blocks' sums are read, and before a block ends whose sums others still read.
     for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
       const SimulatedCall shared = resident_call(extent_of(8, 2, 4096, layout), DType::kFloat32, 2);
-      expect_needed(shared, forward, Wait::kForCluster, {0, 1});
+      expect_needed(shared, pass, Wait::kForCluster, {0, 1});
       // Before the teams' sums are read, and before values are transformed.
       const SimulatedCall teams =
           cooperative_call(extent_of(5, 2, 4096, layout), DType::kFloat32, 2, 1 << 20);
-      expect_needed(teams, forward, Wait::kForCluster, {0, 1});
+      expect_needed(teams, pass, Wait::kForCluster, {0, 1});
     }
     // In two rounds.
     const SimulatedCall rounds = cooperative_call({40, 3 * 128, 1}, DType::kFloat32, 1, 1 << 20);
-    expect_needed(rounds, forward, Wait::kForCluster, {0, 1, 2, 3});
+    expect_needed(rounds, pass, Wait::kForCluster, {0, 1, 2, 3});
   }
 }
 

@@ -245,9 +245,13 @@ void set_order(Order order) {
   device.random.seed(1);
 }
 
-void leave_out(Wait wait, int nth) {
+WithoutWait::WithoutWait(Wait wait, int nth) {
   device.left_out = wait;
   device.left_out_nth = nth;
+}
+
+WithoutWait::~WithoutWait() {
+  device.left_out_nth = -1;
 }
 
 void run(const Launch& launch) {

@@ -19,10 +19,16 @@ struct Index {
 enum class Order { kForward, kBackward, kShuffled };
 void set_order(Order order);
 
-// What a thread waits for. To show that a kernel needs what it does, all its threads can leave out
-// their `nth` wait of a kind, counted from 0; a negative number puts everything back.
+// What a thread waits for. To show that a kernel needs what it does, for the time of a scope all
+// its threads leave out their `nth` wait of a kind, counted from 0.
 enum class Wait { kForBlock, kForCluster, kForCopies };
-void leave_out(Wait wait, int nth);
+class WithoutWait {
+ public:
+  WithoutWait(Wait wait, int nth);
+  ~WithoutWait();
+  WithoutWait(const WithoutWait&) = delete;
+  WithoutWait& operator=(const WithoutWait&) = delete;
+};
 
 // For the time of a scope kernels throw in which two threads access the same memory without a
 // barrier between them, one of them writing.
