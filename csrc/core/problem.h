@@ -52,9 +52,11 @@ struct BackwardProblem {
   MutableChannelVector grad_weight;  // [C]
   MutableChannelVector grad_bias;    // [C]
 
+  // Is the input's gradient made of the sums, after them? Else one read makes everything.
+  TORCHBN_HOST_DEVICE bool maps_after_sums() const { return training && grad_input != nullptr; }
   // Does anything that is wanted depend on the input?
   TORCHBN_HOST_DEVICE bool reads_input() const {
-    return grad_weight.present() || (training && grad_input != nullptr);
+    return grad_weight.present() || maps_after_sums();
   }
   // In evaluation, the input's gradient alone needs no sums.
   TORCHBN_HOST_DEVICE bool needs_sums() const { return reads_input() || grad_bias.present(); }

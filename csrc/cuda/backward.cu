@@ -3,6 +3,7 @@
 #include "cuda/dispatch.cuh"
 #include "cuda/finish.cuh"
 #include "cuda/fold_and_normalize.cuh"
+#include "cuda/gradient_reduction.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch.cuh"
 #include "cuda/merge.cuh"
@@ -47,19 +48,11 @@ bool transforms(const BackwardProblem& problem, const Launch& launch) {
 }
 
 cudaError_t launch_reduce(const BackwardProblem& problem, const Launch& launch) {
-  return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-    const auto* const grad_output = static_cast<const T*>(problem.grad_output);
-    // Without an input the gradient is read in its place: from the cache, the line being there.
-    const GradientReduction<T, kWidth> reduction{
-        grad_output, problem.reads_input() ? static_cast<const T*>(problem.input) : grad_output,
-        problem.mean};
-    const auto reduce = [&](const auto& kind) {
-      return launch_reduction(kind, tiling, partial_sums<GradientSums>(launch), launch.stream);
-    };
-    if (!launch.policy.maps_while_summing) return reduce(reduction);
-    return reduce(EvaluationReduction<T, kWidth>{reduction, problem.invstd, problem.weight,
-                                                 static_cast<T*>(problem.grad_input)});
-  });
+  return with_gradient_reduction(
+      problem, launch.policy, [&](const auto& reduction, const auto& tiling) {
+        return launch_reduction(reduction, tiling, partial_sums<GradientSums>(launch),
+                                launch.stream);
+      });
 }
 
 cudaError_t launch_finish(const BackwardProblem& problem, const Launch& launch) {
@@ -88,7 +81,9 @@ cudaError_t launch_input_gradient(const BackwardProblem& problem, const Launch& 
 }  // namespace
 
 cudaError_t backward(const BackwardProblem& problem, const Launch& launch) {
-  if (launch.policy.on_chip.used()) return backward_on_chip(problem, launch);
+  if (launch.policy.on_chip.used())
+    return problem.maps_after_sums() ? backward_on_chip(problem, launch)
+                                     : sum_gradients_on_chip(problem, launch);
   if (launch.policy.folds_in_blocks && transforms(problem, launch))
     return fold_and_normalize<EvaluationGradientFold>(problem, problem.grad_output,
                                                       problem.grad_input, launch);

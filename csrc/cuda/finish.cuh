@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include "core/finish_channel.h"
 #include "cuda/thread/sums.h"
 

@@ -39,4 +39,15 @@ cudaError_t launch_on_chip(Kernel* kernel, cudaLaunchAttribute* together, const 
   return cudaLaunchKernelEx(&config, kernel, pass, tiling, numbers, more...);
 }
 
+// The blocks are clusters of the policy's size.
+template <typename Kernel, typename Pass, typename Tiling, typename... More>
+cudaError_t launch_in_clusters(Kernel* kernel, const Pass& pass, const Tiling& tiling,
+                               const Launch& launch, const More&... more) {
+  const int blocks = launch.policy.on_chip.cluster;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  return launch_on_chip(kernel, blocks > 1 ? &cluster : nullptr, pass, tiling, launch, more...);
+}
+
 }  // namespace torchbn::cuda

@@ -41,15 +41,16 @@ LaunchPolicy choose_policy(const InferenceProblem& problem, const DeviceLimits& 
   return with_stores(split_policy(problem.extent, problem.dtype, false, device), problem, device);
 }
 
-// Only training with an input's gradient needs anything twice.
 LaunchPolicy choose_policy(const BackwardProblem& problem, const DeviceLimits& device,
                            KernelChoice choice) {
-  LaunchPolicy policy = split_policy(problem.extent, problem.dtype, problem.needs_sums(), device);
-  if (problem.grad_input == nullptr) return policy;
-  if (problem.training)
-    policy = on_chip_or(policy, problem.extent, problem.dtype, 2, device, choice);
-  else
-    policy.maps_while_summing = problem.needs_sums() && choice != KernelChoice::kSplit;
+  const Extent& extent = problem.extent;
+  LaunchPolicy policy = split_policy(extent, problem.dtype, problem.needs_sums(), device);
+  if (problem.maps_after_sums()) {
+    policy = on_chip_or(policy, extent, problem.dtype, 2, device, choice);
+  } else if (problem.needs_sums()) {
+    policy = summing_in_clusters_or(policy, extent, problem.dtype, 2, device, choice);
+    policy.maps_while_summing = problem.grad_input != nullptr && choice != KernelChoice::kSplit;
+  }
   return with_stores(policy, problem, device);
 }
 

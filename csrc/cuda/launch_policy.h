@@ -31,7 +31,9 @@ inline constexpr int64_t kCoefficientBytes = 32;
 // Which kernels run. Split ones read a tensor once for its sums and once more to transform it.
 // Resident and cooperative ones do both in one launch. Resident ones hold the tensor in shared
 // memory in between, cooperative ones as much of it as fits. In evaluation, where the input's
-// gradient needs no sums, all choices but the split one make it while they sum.
+// gradient needs no sums, all choices but the split one make it while they sum. Resident blocks
+// do that, and sum up for parameters' gradients alone, in one launch, too: kAuto wants that of
+// small tensors.
 enum class KernelChoice : uint8_t { kSplit, kResident, kCooperative, kAuto };
 
 inline constexpr KernelChoice kDefaultKernel = KernelChoice::kAuto;

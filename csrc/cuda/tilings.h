@@ -23,7 +23,7 @@ namespace torchbn::cuda {
 //   unit     a split of a group: what a block takes at once
 //   tile     a unit's vectors in channels-last: columns side by side in some virtual rows
 //   part     one of the partial sums of a channel, one from each split and folded row
-//   cluster  blocks that see each other's shared memory and hold a group between them
+//   cluster  blocks that see each other's shared memory and share a group
 //   team     the same by way of global memory; all teams run at once
 //   round    what all teams hold at once, where there are more groups than teams
 
@@ -150,6 +150,7 @@ inline constexpr int kTransformingBlocks = 4;
 template <typename Tiling>
 inline constexpr int kResidentBlocks = std::is_same_v<Tiling, ChannelsFirstTiling> ? 4 : 2;
 inline constexpr int kCooperativeBlocks = 2;
+inline constexpr int kSummingBlocks = 2;
 
 // All but grid and splits, for which see divide(). A channels-last tile has some `columns` vectors
 // side by side, or a whole virtual row of up to `longest_row`, which is kLongestRow at most.

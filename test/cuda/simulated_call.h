@@ -60,7 +60,9 @@ struct Outcome {
     evaluated = trained;
     evaluated.inference();
     evaluated.backward(false);
+    const Buffer with_sums = evaluated.dx;
     evaluated.backward(false, true, false, false);  // which other kernels make
+    EXPECT_TRUE(evaluated.dx.same_bits(with_sums));
   }
 };
 

@@ -87,7 +87,6 @@ TEST_F(SimulatedGpu, GradientsAreQueuedWhereTheOutputWas) {
 }
 
 // One launch per direction, which updates statistics and counter as well, and nothing of torch's.
-// In evaluation that is of the input's gradient.
 TEST_F(SimulatedGpu, SmallTensorsTakeOneLaunch) {
   for (const int device : {simulated::kFirstDevice, simulated::kSecondDevice})
     for (const Shape& shape : {kSmall, Shape{8, 7, 40, 40}, Shape{16, 16, 32, 32}, Shape{8, 7, 33}})
@@ -102,7 +101,12 @@ TEST_F(SimulatedGpu, SmallTensorsTakeOneLaunch) {
         EXPECT_EQ(simulated::launched().size(), 1);
         const Results evaluated = layer.inference();
         EXPECT_EQ(simulated::launched().size(), 1);
-        layer.backward(std::get<1>(evaluated), std::get<2>(evaluated), false, true, false, false);
+        for (const bool parameters : {true, false}) {
+          layer.backward(std::get<1>(evaluated), std::get<2>(evaluated), false, true, parameters,
+                         parameters);
+          EXPECT_EQ(simulated::launched().size(), 1);
+        }
+        layer.backward(std::get<1>(trained), std::get<2>(trained), true, false);
         EXPECT_EQ(simulated::launched().size(), 1);
         EXPECT_EQ(simulated::torch_calls(), torch_calls);
       }
@@ -144,23 +148,30 @@ bool any_together(const std::vector<Launched>& launched) {
 
 TEST_F(SimulatedGpu, SplitKernelsRunWhereOthersAreRefused) {
   const Layer before = make_layer(kOfClusters, at::kFloat).to(at::kCUDA);
-  const auto run = [&](const char* kernels) {
+  const auto run = [&](const char* kernels, bool together) {
     const Kernels choice(kernels);
     const Layer layer = before.to(at::kCUDA);
     const Results trained = layer.train(std::nullopt);
-    return std::tuple(layer, trained,
-                      layer.backward(std::get<1>(trained), std::get<2>(trained), true));
+    EXPECT_EQ(any_together(simulated::launched()), together);
+    const auto gradients = [&](bool training, bool of_input) {
+      const Results results =
+          layer.backward(std::get<1>(trained), std::get<2>(trained), training, of_input);
+      EXPECT_EQ(any_together(simulated::launched()), together);
+      return results;
+    };
+    return std::tuple(layer, trained, gradients(true, true), gradients(true, false),
+                      gradients(false, true));
   };
-  const auto [split, trained, gradients] = run("split");
-  EXPECT_FALSE(any_together(simulated::launched()));
-  run("auto");
-  EXPECT_TRUE(any_together(simulated::launched()));
+  const auto [split, trained, gradients, of_parameters, of_evaluation] = run("split", false);
+  run("auto", true);
 
   const Refusal refusal(cudaErrorInvalidClusterSize, cudaErrorCooperativeLaunchTooLarge);
-  const auto [fallen_back, trained_so, gradients_so] = run("auto");
-  EXPECT_FALSE(any_together(simulated::launched()));
+  const auto [fallen_back, trained_so, gradients_so, of_parameters_so, of_evaluation_so] =
+      run("auto", false);
   expect_same_bits(trained_so, trained);
   expect_same_bits(gradients_so, gradients);
+  expect_same_bits(of_parameters_so, of_parameters);
+  expect_same_bits(of_evaluation_so, of_evaluation);
   EXPECT_TRUE(at::equal(*fallen_back.running_mean, *split.running_mean));
   EXPECT_TRUE(at::equal(*fallen_back.running_var, *split.running_var));
   EXPECT_EQ(fallen_back.counter->item<int64_t>(), 1);

@@ -14,7 +14,7 @@ REDUCTIONS = "MomentReduction", "GradientReduction", "EvaluationReduction"
 TRANSFORMS = "Normalize", "InputGradient"
 FOLDS = "RunningStatisticsFold", "EvaluationGradientFold"
 PASSES = "TrainPass", "BackwardPass"  # of resident and cooperative kernels
-MAIN = "reduce|transform|fold_and_transform|resident|cooperative"
+MAIN = "reduce|transform|fold_and_transform|sum_gradients|resident|cooperative"
 
 # Bytes of stack that are known of. Four lanes of half types in the registers of three blocks: on an
 # H200 that is faster than eight lanes in those of two, without any. In the others what runs once per
@@ -38,6 +38,7 @@ def all_kernels():
             yield f"reduce_channels_last<{op}<{value}, {across}>>"
         for tiling, of_tiling in (("ChannelsFirstTiling", widths), ("ChannelsLastTiling", [across])):
             for w in of_tiling:
+                yield from (f"sum_gradients<{op}<{value}, {w}>, {tiling}>" for op in REDUCTIONS[1:])
                 yield from (f"fold_and_transform<Normalize<{value}, {w}>, {fold}<{compute}>, {tiling}>"
                             for fold in FOLDS)
                 for kernel, ops in (("transform", TRANSFORMS), ("resident", PASSES),

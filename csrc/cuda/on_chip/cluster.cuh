@@ -59,4 +59,12 @@ class Cluster {
   int size_;
 };
 
+// The blocks' sums in the order of their ranks.
+template <typename Sums>
+__device__ Sums merge_cluster(const Cluster& cluster, Sums* own) {
+  Sums sums = *cluster.of_rank(own, 0);
+  for (int rank = 1; rank < cluster.size(); ++rank) sums.merge(*cluster.of_rank(own, rank));
+  return sums;
+}
+
 }  // namespace torchbn::cuda

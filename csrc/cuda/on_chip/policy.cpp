@@ -22,6 +22,10 @@ constexpr int64_t kSystemBytes = 1024;
 // this are a matter of launches, however few blocks there are.
 constexpr int64_t kSmallTensor = int64_t{2} << 20;
 
+// Of small tensors, what a block may have to sum up where nothing is held, so not all of it is
+// under way at once: below, that is a matter of a launch as well.
+constexpr int64_t kSummedInTime = int64_t{128} << 10;
+
 // Of the largest clusters, in pairs of blocks on a multiprocessor: with less, measured on an H200,
 // teams were faster.
 constexpr int64_t kFewestWaves = 2;
@@ -38,6 +42,10 @@ struct Problem {
   DType dtype;
   int tensors;
 };
+
+int64_t bytes_of(const Problem& problem) {
+  return problem.extent.numel() * static_cast<int64_t>(size_of(problem.dtype));
+}
 
 struct Candidate {
   LaunchPolicy policy;
@@ -210,7 +218,7 @@ Candidate find(const Best& best, const Problem& problem, const DeviceLimits& dev
 const char* reason_for_clusters(const Problem& problem, const Candidate& candidate,
                                 const DeviceLimits& device) {
   const OnChipLaunch& launch = candidate.policy.on_chip;
-  const int64_t bytes = problem.extent.numel() * static_cast<int64_t>(size_of(problem.dtype));
+  const int64_t bytes = bytes_of(problem);
   const int64_t blocks = candidate.blocks;
   if (blocks == 0) return nullptr;
   if (problem.extent.layout() == Layout::kChannelsLast && launch.cluster > kLargestClusterAcross)
@@ -229,6 +237,15 @@ const char* reason_for_clusters(const Problem& problem, const Candidate& candida
   return nullptr;
 }
 
+// None where `choice` does not want them.
+Candidate clusters_for(const Problem& problem, const DeviceLimits& device, KernelChoice choice) {
+  if (choice != KernelChoice::kAuto && choice != KernelChoice::kResident) return {};
+  Candidate clusters = find(BestClusters{}, problem, device);
+  clusters.policy.reason =
+      choice == KernelChoice::kAuto ? reason_for_clusters(problem, clusters, device) : "asked for";
+  return clusters.policy.reason != nullptr ? clusters : Candidate{};
+}
+
 bool keeps_all(const Candidate& teams) {
   return teams.policy.on_chip.slots >=
          of_tiling(teams.policy, [](const auto& tiling) { return tiling.thread_vectors(); });
@@ -245,27 +262,34 @@ bool in_one_round(const Candidate& teams) {
 LaunchPolicy on_chip_or(LaunchPolicy split, const Extent& extent, DType dtype, int tensors,
                         const DeviceLimits& device, KernelChoice choice) {
   const Problem problem{extent, dtype, tensors};
-  const auto take = [](Candidate& candidate, const char* reason) {
-    candidate.policy.reason = reason;
-    return candidate.policy;
-  };
   const bool automatic = choice == KernelChoice::kAuto;
   split.reason = choice == KernelChoice::kSplit ? "asked for" : "no on-chip kernel suits it";
-  if (automatic || choice == KernelChoice::kResident) {
-    Candidate clusters = find(BestClusters{}, problem, device);
-    const char* const reason =
-        automatic ? reason_for_clusters(problem, clusters, device) : "asked for";
-    if (clusters.blocks > 0 && reason != nullptr) return take(clusters, reason);
-  }
+  const Candidate clusters = clusters_for(problem, device, choice);
+  if (clusters.blocks > 0) return clusters.policy;
   if (automatic || choice == KernelChoice::kCooperative) {
     Candidate teams = find(BestTeams{}, problem, device);
     const bool pays = !automatic || in_one_round(teams);
-    if (teams.blocks > 0 && pays)
-      return take(teams, !automatic         ? "asked for"
-                         : keeps_all(teams) ? "one read, in teams"
-                                            : "in teams");
+    teams.policy.reason = !automatic         ? "asked for"
+                          : keeps_all(teams) ? "one read, in teams"
+                                             : "in teams";
+    if (teams.blocks > 0 && pays) return teams.policy;
   }
   return split;
+}
+
+LaunchPolicy summing_in_clusters_or(LaunchPolicy split, const Extent& extent, DType dtype,
+                                    int tensors, const DeviceLimits& device, KernelChoice choice) {
+  const Problem problem{extent, dtype, tensors};
+  Candidate clusters = clusters_for(problem, device, choice);
+  if (clusters.blocks == 0) return split;
+  OnChipLaunch& launch = clusters.policy.on_chip;
+  const int64_t of_block = launch.sums_offset;
+  const bool pays = bytes_of(problem) <= kSmallTensor && of_block <= kSummedInTime;
+  if (choice == KernelChoice::kAuto && !pays) return split;
+  launch.slots = 0;
+  launch.tensor_bytes = launch.sums_offset = 0;
+  launch.shared_bytes = launch.coefficients_offset -= of_block;
+  return clusters.policy;
 }
 
 }  // namespace torchbn::cuda

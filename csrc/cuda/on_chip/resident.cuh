@@ -18,14 +18,6 @@ namespace torchbn::cuda {
 // Statistics and transform in one launch. A group of neighbouring channels stays in shared memory
 // from its only read on: in that of one block, or of the blocks of a cluster.
 
-// The blocks' sums in the order of their ranks.
-template <typename Sums>
-__device__ Sums merge_cluster(const Cluster& cluster, Sums* own) {
-  Sums sums = *cluster.of_rank(own, 0);
-  for (int rank = 1; rank < cluster.size(); ++rank) sums.merge(*cluster.of_rank(own, rank));
-  return sums;
-}
-
 // A cluster per group of channels, a block per unit of it: the grid is groups * cluster. All
 // threads of a block take part to the end, also those without a vector. Every block finishes the
 // group for itself; the first one of the cluster stores what is to be stored. The counter is
@@ -66,12 +58,7 @@ __global__ void __launch_bounds__(kBlock, kResidentBlocks<Tiling>)
 template <typename Pass, typename Tiling>
 cudaError_t launch_resident(const Pass& pass, const Tiling& tiling, const Launch& launch,
                             int64_t* counter) {
-  const int blocks = launch.policy.on_chip.cluster;
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
-  return launch_on_chip(resident<Pass, Tiling>, blocks > 1 ? &cluster : nullptr, pass, tiling,
-                        launch, counter);
+  return launch_in_clusters(resident<Pass, Tiling>, pass, tiling, launch, counter);
 }
 
 }  // namespace torchbn::cuda

@@ -301,7 +301,7 @@ TEST(OnChipPolicy, IsTheDefault) {
   EXPECT_FALSE(choose_policy(problem, kH100, KernelChoice::kSplit).on_chip.used());
 }
 
-// One pass over what is read is all that evaluation, and parameters' gradients alone, need.
+// One pass over what is read is all that evaluation needs.
 TEST(OnChipPolicy, IsForWhatWouldBeReadTwice) {
   for (const KernelChoice choice : {KernelChoice::kResident, KernelChoice::kCooperative}) {
     InferenceProblem inference;
@@ -311,12 +311,40 @@ TEST(OnChipPolicy, IsForWhatWouldBeReadTwice) {
     BackwardProblem backward;
     backward.extent = inference.extent;
     backward.training = true;
-    backward.grad_weight.data = &value;
-    EXPECT_FALSE(choose_policy(backward, kH100, choice).on_chip.used());
     backward.grad_input = &value;
     EXPECT_TRUE(choose_policy(backward, kH100, choice).on_chip.used());
     backward.training = false;
     EXPECT_FALSE(choose_policy(backward, kH100, choice).on_chip.used());
+  }
+}
+
+// What is read once is not held. Small tensors are summed up in clusters for the one launch, unless
+// these would be few.
+TEST(OnChipPolicy, SumsUpWithoutHolding) {
+  constexpr Extent kLittle{32, 256, 49}, kMore{32, 256, 196}, kFewChannels{170, 3, 1024};
+  float value = 0;
+  for (const bool training : {true, false}) {
+    BackwardProblem backward;
+    backward.training = training;
+    backward.grad_bias.data = &value;
+    if (!training) backward.grad_input = &value;
+    const auto choose = [&](const Extent& extent, KernelChoice choice) {
+      backward.extent = extent;
+      return choose_policy(backward, kH100, choice);
+    };
+    for (const LaunchPolicy& policy :
+         {choose(kLittle, KernelChoice::kAuto), choose(kMore, KernelChoice::kResident)}) {
+      EXPECT_GT(policy.on_chip.cluster, 0);
+      EXPECT_EQ(policy.on_chip.slots, 0);
+      EXPECT_GT(policy.on_chip.shared_bytes, 0);
+      EXPECT_LT(policy.on_chip.shared_bytes, 16 * kKiB);
+      EXPECT_EQ(policy.workspace_bytes, 0u);
+      EXPECT_EQ(policy.maps_while_summing, !training);
+    }
+    for (const LaunchPolicy& policy :
+         {choose(kMore, KernelChoice::kAuto), choose(kFewChannels, KernelChoice::kAuto),
+          choose(kLittle, KernelChoice::kSplit), choose(kLittle, KernelChoice::kCooperative)})
+      EXPECT_FALSE(policy.on_chip.used());
   }
 }
 

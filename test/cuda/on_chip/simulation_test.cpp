@@ -33,25 +33,35 @@ SimulatedCall resident_call(const Extent& e, DType dtype, int cluster, double me
   return call;
 }
 
-// Trains and makes all gradients, and then every subset of them: to the same bits, and by the same
-// kernels where the input's is among them.
+// Trains and makes all gradients, and then every subset of them: to the same bits where the same
+// kernel makes them, for the input's gradient or without it.
 void check_subsets(SimulatedCall& all) {
   simulated::set_order(Order::kForward);
   all.train();
   const SimulatedCall before = all;
   all.backward(true);
+  SimulatedCall summed = before, evaluated = before;
+  summed.backward(true, false);
+  evaluated.backward(false);
   const cuda::OnChipLaunch& used = all.policy.on_chip;
   ASSERT_TRUE(used.used());
   for (int subset = 0; subset < 8; ++subset) {
     SimulatedCall some = before;
     some.backward(true, subset & 1, subset & 2, subset & 4);
-    // Without the input's gradient, nothing is read twice: the split kernels sum up.
-    EXPECT_EQ(some.policy.on_chip.cluster, subset & 1 ? used.cluster : 0);
+    // Without it nothing is read twice: clusters sum up, and instead of teams the split kernels.
+    EXPECT_EQ(some.policy.on_chip.cluster, subset != 0 ? used.cluster : 0);
     EXPECT_EQ(some.policy.on_chip.team, subset & 1 ? used.team : 0);
-    EXPECT_TRUE(some.dx.same_bits(subset & 1 ? all.dx : before.dx)) << subset;
-    if (!(subset & 1)) continue;
-    EXPECT_TRUE(some.dw.same_bits(subset & 2 ? all.dw : before.dw)) << subset;
-    EXPECT_TRUE(some.db.same_bits(subset & 4 ? all.db : before.db)) << subset;
+    const SimulatedCall& whole = subset & 1 ? all : summed;
+    EXPECT_TRUE(some.dx.same_bits(subset & 1 ? whole.dx : before.dx)) << subset;
+    EXPECT_TRUE(some.dw.same_bits(subset & 2 ? whole.dw : before.dw)) << subset;
+    EXPECT_TRUE(some.db.same_bits(subset & 4 ? whole.db : before.db)) << subset;
+
+    // In evaluation the kernel that sums up is always the same.
+    some = before;
+    some.backward(false, subset & 1, subset & 2, subset & 4);
+    EXPECT_TRUE(some.dx.same_bits(subset & 1 ? evaluated.dx : before.dx)) << subset;
+    EXPECT_TRUE(some.dw.same_bits(subset & 2 ? summed.dw : before.dw)) << subset;
+    EXPECT_TRUE(some.db.same_bits(subset & 4 ? summed.db : before.db)) << subset;
   }
 }
 
@@ -136,6 +146,8 @@ TEST_P(ResidentKernels, OneLaunchPerDirection) {
   };
   EXPECT_EQ(launches([&] { call.train(); }), 1);
   EXPECT_EQ(launches([&] { call.backward(true); }), 1);
+  EXPECT_EQ(launches([&] { call.backward(true, false); }), 1);
+  EXPECT_EQ(launches([&] { call.backward(false); }), 1);
   // The counter tells all channels the momentum, and advances when they have read it.
   call.cumulative = true;
   EXPECT_EQ(launches([&] { call.train(); }), 2);
@@ -264,7 +276,7 @@ TEST_P(CooperativeKernels, OneLaunchPerDirection) {
   }
 }
 
-enum class Pass { kTraining, kItsBackward };
+enum class Pass { kTraining, kItsBackward, kEvaluationsBackward };
 
 void run(SimulatedCall& call, Pass pass) {
   if (pass == Pass::kTraining)
@@ -275,28 +287,26 @@ void run(SimulatedCall& call, Pass pass) {
 
 constexpr Order kOrders[] = {Order::kForward, Order::kBackward, Order::kShuffled};
 
-// Is there a race, or a block that misses another one's memory, in any order?
-bool finds_race(const SimulatedCall& call, Pass pass, Wait wait, int nth) {
+// Is there a race, or a block that misses another one's memory?
+bool finds_race(SimulatedCall call, Pass pass, Order order, Wait wait, int nth) {
   const simulated::RaceWatch watch;
   const simulated::WithoutWait without(wait, nth);
-  for (const Order order : kOrders) {
-    simulated::set_order(order);
-    SimulatedCall wrong = call;
-    try {
-      run(wrong, pass);
-    } catch (const simulated::Race&) {
-      return true;
-    } catch (const std::logic_error& error) {
-      EXPECT_STREQ(error.what(), "that block has ended, and its memory is gone");
-      return true;
-    }
+  simulated::set_order(order);
+  try {
+    run(call, pass);
+  } catch (const simulated::Race&) {
+    return true;
+  } catch (const std::logic_error& error) {
+    EXPECT_STREQ(error.what(), "that block has ended, and its memory is gone");
+    return true;
   }
   return false;
 }
 
 // The named waits of a kernel are needed: with one of them left out, results change, depend on who
-// is first, or the device notices. In any case it finds a race, where no memory is missed.
-void expect_needed(SimulatedCall call, Pass pass, Wait wait, const std::vector<int>& needed) {
+// is first, or the device notices. In the given order it finds a race, where no memory is missed.
+void expect_needed(SimulatedCall call, Pass pass, Wait wait, const std::vector<int>& needed,
+                   Order racing = Order::kForward) {
   simulated::set_order(Order::kForward);
   if (pass != Pass::kTraining) call.train();
   SimulatedCall right = call;
@@ -319,7 +329,7 @@ void expect_needed(SimulatedCall call, Pass pass, Wait wait, const std::vector<i
                  << describe(call.extent, call.dtype) << ", pass " << static_cast<int>(pass)
                  << ": wait " << nth << " of kind " << static_cast<int>(wait));
     EXPECT_TRUE(noticed);
-    EXPECT_TRUE(wait == Wait::kForCopies || finds_race(call, pass, wait, nth));
+    EXPECT_TRUE(wait == Wait::kForCopies || finds_race(call, pass, racing, wait, nth));
   }
 }
 
@@ -352,6 +362,24 @@ TEST(OnChipWaits, AreAllNeeded) {
     // In two rounds.
     const SimulatedCall rounds = cooperative_call({40, 3 * 128, 1}, DType::kFloat32, 1, 1 << 20);
     expect_needed(rounds, pass, Wait::kForCluster, {0, 1, 2, 3});
+  }
+}
+
+// Before the warps' sums are merged, or a stack's halves; before the channels are finished that are
+// not the own thread's, and the two of the cluster.
+TEST(OnChipWaits, AreNeededForSumsAlone) {
+  const Pass pass = Pass::kEvaluationsBackward;
+  expect_needed(resident_call({8, 2, 999}, DType::kFloat32, 1), pass, Wait::kForBlock, {0});
+  expect_needed(resident_call({8 * 99, 40, 1}, DType::kBFloat16, 1), pass, Wait::kForBlock,
+                {0, 1, 2});
+  SimulatedCall planes = resident_call({25, 8, 49}, DType::kBFloat16, 1);
+  planes.device.multiprocessors = 1;
+  expect_needed(planes, pass, Wait::kForBlock, {0, 1, 3, 4});
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+    const SimulatedCall shared = resident_call(extent_of(8, 2, 4096, layout), DType::kFloat32, 2);
+    expect_needed(shared, pass, Wait::kForCluster, {0});
+    // The first block alone reads what others have: in plain order soon enough.
+    expect_needed(shared, pass, Wait::kForCluster, {1}, Order::kShuffled);
   }
 }
 
