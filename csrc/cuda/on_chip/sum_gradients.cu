@@ -20,8 +20,8 @@ struct Summed {
   BackwardProblem problem;
 };
 
-// A block has the multiprocessor almost to itself: that much more is under way of each thread's
-// vectors where a sum takes few registers.
+// Few blocks share a multiprocessor, so that each thread has registers for more vectors under way.
+// Across channels its sums take them.
 struct DeepInPlace : InPlace {
   static __device__ constexpr int vectors(int useful) { return 2 * useful; }
 };
