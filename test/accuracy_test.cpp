@@ -148,6 +148,33 @@ TEST_P(AccuracyTest, OutlierInFront) {
   }
 }
 
+// What one thread sees first, and takes for ordinary, may be all that differs from a plane.
+TEST_P(AccuracyTest, PatchesInAPlane) {
+  for (at::ScalarType dtype : {at::kFloat, at::kHalf, at::kBFloat16}) {
+    for (Memory memory : {Memory::kContiguous, Memory::kChannelsLast}) {
+      for (double plane : {0., 0.7}) {
+        for (const auto& [rows, columns] :
+             {std::pair{1, 4}, std::pair{4, 4}, std::pair{256, 256}}) {
+          SCOPED_TRACE(name_of(dtype) + name_of(memory));
+          SCOPED_TRACE(testing::Message() << rows << " x " << columns << " on " << plane);
+          Arguments a;
+          a.eps = 0;
+          const at::Tensor values = at::full({16, 2, 256, 256}, plane);
+          const at::Tensor patch = values[0].narrow(1, 0, rows).narrow(2, 0, columns);
+          patch.add_(many_normal(patch.sizes()).abs() + 1.3);
+          a.input = laid_out(values.to(device(), dtype), memory);
+          const Forward expected = train(a.input, a.weight, a.bias, a.eps);
+          const auto [output, mean, invstd] =
+              ops::batch_norm_train(a.input, {}, {}, {}, {}, {}, a.momentum, a.eps);
+          EXPECT_TRUE(is_near(invstd.pow(-2), expected.var, kVarianceTolerance * expected.var));
+          EXPECT_TRUE(is_near(output, expected.output,
+                              Tolerances(a.input, a.weight, a.bias, expected, true).output));
+        }
+      }
+    }
+  }
+}
+
 // Half a unit in the last place is the rounding to the half type; what comes before it is float32.
 TEST_P(AccuracyTest, HalfTypesAreRoundedOnce) {
   for (at::ScalarType dtype : {at::kBFloat16, at::kHalf}) {

@@ -19,15 +19,13 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 template <int kCount>
 ShiftedSums thread_sums(const std::vector<float>& values, float pivot) {
   ThreadMoments<float> thread;
-  float sample[thread.kCenterValues] = {};
-  std::copy_n(values.begin(), std::min<size_t>(std::size(sample), values.size()), sample);
-  thread.choose_center(sample, kCount);
+  thread.choose_center<kCount>(kCount, [&](int i) { return values[i]; });
   for (size_t begin = 0; begin < values.size(); begin += kCount) {
     float chunk[kCount];
     for (int i = 0; i < kCount; ++i) chunk[i] = values[begin + i];
     thread.add(chunk);
-    if (!thread.in_range()) {
-      thread.drop_chunk();
+    if (!thread.in_range(kCount)) {
+      thread.drop_chunk(kCount, static_cast<int64_t>(begin));
       for (const float value : chunk) thread.add_in_double(value);
     }
     thread.end_chunk();
@@ -96,6 +94,31 @@ TEST(ThreadMoments, VarianceHoldsForAnOutlyingPivot) {
   }
 }
 
+// The first values that a thread sees, which it takes for its centre, may be unlike all that
+// follow.
+TEST(ThreadMoments, VarianceHoldsWhereTheFirstValuesAreOutliers) {
+  for (const float background : {0.f, 0.3f, -1e4f})
+    for (const float outlier : {1e-3f, 1.3f, 1.7e5f, 3e18f})
+      for (const size_t outliers : {1, 3, 4, 7, 40}) {
+        std::vector<float> values(1 << 14, background);
+        for (size_t i = 0; i < outliers; ++i) values[i] += outlier * (1 + 0.1f * (i % 3));
+        SCOPED_TRACE(testing::Message() << outliers << " of " << outlier << " on " << background);
+        expect_moments<4>(values);
+        expect_moments<16>(values);
+        expect_moments<32>(values);
+      }
+}
+
+// Steps from one level to another: the centre follows.
+TEST(ThreadMoments, VarianceHoldsForLevels) {
+  for (const float noise : {0.f, 1e-6f, 1e-2f}) {
+    std::vector<float> values = normal_values(1 << 14, 0, noise);
+    for (size_t i = 0; i < values.size(); ++i) values[i] += static_cast<float>(1 + i / 1024 % 5);
+    expect_moments<16>(values);
+    expect_moments<32>(values);
+  }
+}
+
 TEST(ThreadMoments, SquaresOutsideFloatsRangeAreAddedInDouble) {
   for (const float scale : {1e-25f, 1e30f, 2e38f}) {
     std::vector<float> values = normal_values(1 << 10, 0, 1);
@@ -122,9 +145,9 @@ TEST(ThreadMoments, InfinityStaysInTheMeanAndSpoilsTheVariance) {
 
 TEST(ThreadMoments, DoubleStaysDouble) {
   ThreadMoments<double> thread;
-  thread.choose_center({1e9 + 1, 1e9 + 2}, 2);
+  thread.choose_center<2>(2, [](int i) { return 1e9 + 1 + i; });
   thread.add({1e9 + 1, 1e9 + 2});
-  ASSERT_TRUE(thread.in_range());
+  ASSERT_TRUE(thread.in_range(2));
   thread.end_chunk();
   const ShiftedSums sums = thread.about(1e9, 2);
   EXPECT_EQ(sums.first, 3);
@@ -155,7 +178,7 @@ TEST(ThreadGradients, MatchesSumsInDouble) {
       bound += std::abs(grads[i] * (values[i] - high));
     }
     thread.add(grads, values);
-    ASSERT_TRUE(thread.in_range());
+    ASSERT_TRUE(thread.in_range(8));
     thread.end_chunk();
   }
   const GradientSums sums = recenter(thread.sums, mean, high);
@@ -168,12 +191,23 @@ TEST(ThreadGradients, SumsOutsideFloatsRangeAreNoticed) {
   ThreadGradients<float> thread;
   thread.center = 1;
   thread.add({3e38f, 3e38f}, {2.f, 3.f});
-  EXPECT_FALSE(thread.in_range());
-  thread.drop_chunk();
+  EXPECT_FALSE(thread.in_range(2));
+  thread.drop_chunk(2, 0);
   thread.add_in_double(3e38f, 2);
   thread.add_in_double(3e38f, 3);
   EXPECT_EQ(thread.sums.dy, 2 * static_cast<double>(3e38f));
   EXPECT_EQ(thread.sums.dy_centered, 3 * static_cast<double>(3e38f));
+}
+
+TEST(ThreadGradients, ProductsThatUnderflowAreNoticed) {
+  for (const float grad : {1e-25f, 1e-35f}) {
+    ThreadGradients<float> thread;
+    thread.add({grad, 2 * grad}, {3e-15f, 1e-15f});
+    EXPECT_FALSE(thread.in_range(2));
+  }
+  ThreadGradients<float> thread;
+  thread.add({0, 0}, {2, 3});
+  EXPECT_TRUE(thread.in_range(2));  // there are planes of such gradients
 }
 
 TEST(ThreadGradients, RecenterLeavesSumsAboutAnInfiniteMean) {

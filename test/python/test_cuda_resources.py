@@ -18,14 +18,15 @@ MAIN = "reduce|transform|fold_and_transform|sum_gradients|resident|cooperative"
 
 # Bytes of stack that are known of. Four lanes of half types in the registers of three blocks: on an
 # H200 that is faster than eight lanes in those of two, without any. In the others what runs once per
-# channel, in double, is what lacks a register or two.
+# channel, in double, is what lacks a register or two, or numbers wait that a thread has from its
+# beginning and reads once, behind the sums.
 KNOWN_STACK = {r"reduce_channels_last<\w+<B?Float16, 4>>": 56,
                r"reduce_channels_last<(Gradient|Evaluation)Reduction<float, 4>>": 8,
                r"fold_and_transform<.*, ChannelsLastTiling>": 16,
                r"fold_and_transform<Normalize<double, 2>, .*, ChannelsFirstTiling>": 8,
                r"fold_and_transform<Normalize<double, 2>, Eval.*, ChannelsLastTiling>": 24,
                r"cooperative<BackwardPass<float, 4>, ChannelsLastTiling>": 8,
-               r"resident<TrainPass<float, 4>, ChannelsFirstTiling>": 8}
+               r"cooperative<TrainPass<B?Float16, 4>, ChannelsLastTiling>": 24}
 
 
 def all_kernels():

@@ -54,16 +54,12 @@ struct MomentReduction {
     return {load_values<T, kWidth>(input + offset, present)};
   }
 
-  // What a lane's values lie about, from the first of `count` vectors.
-  template <int kCount>
+  // What a lane's values lie about: `kEach` of the first `count` vectors, those from `from` on.
+  template <int kEach, int kCount>
   TORCHBN_HOST_DEVICE static void choose_center(Lane& lane, const Item (&items)[kCount], int count,
-                                                int from, int to) {
-    Compute<T> x[Lane::kCenterValues] = {};
-    for (int i = 0; i < Lane::kCenterValues; ++i) {
-      const int v = i / (to - from);
-      if (v < kCount && v < count) x[i] = to_compute(items[v].x.get(from + i % (to - from)));
-    }
-    lane.choose_center(x, count * (to - from));
+                                                int from) {
+    lane.template choose_center<kCount * kEach>(
+        count * kEach, [&](int i) { return to_compute(items[i / kEach].x.get(from + i % kEach)); });
   }
   TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item) {
     Compute<T> x[kWidth];
@@ -114,8 +110,8 @@ struct GradientReduction {
             load_values<T, kWidth>(input + offset, present)};
   }
 
-  template <int kCount>
-  TORCHBN_HOST_DEVICE static void choose_center(Lane&, const Item (&)[kCount], int, int, int) {}
+  template <int kEach, int kCount>
+  TORCHBN_HOST_DEVICE static void choose_center(Lane&, const Item (&)[kCount], int, int) {}
   TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item) {
     Compute<T> dy[kWidth];
     Compute<T> x[kWidth];
@@ -210,7 +206,7 @@ TORCHBN_HOST_DEVICE void add_round(const Reduction& reduction, Source& source, c
   }
   if (!kFull && first) {
     for (int lane = 0; lane < kLanes; ++lane)
-      Reduction::choose_center(lanes[lane], items, count, lane, kLanes == 1 ? kWidth : lane + 1);
+      Reduction::template choose_center<kLanes == 1 ? kWidth : 1>(lanes[lane], items, count, lane);
   }
   for (int v = 0; v < kVectors; ++v) {
     if (!kFull && v >= count) break;
@@ -235,11 +231,13 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, Source& source,
                                      const Tiling& tiling, Walk& walk,
                                      typename Reduction::Lane (&lanes)[kLanes]) {
   constexpr int kWidth = Reduction::kVectorWidth;
-  constexpr int kRounds =
-      rounds_of_chunk<typename Reduction::Value>(kVectors * (kLanes == 1 ? kWidth : 1));
+  constexpr int kEach = kLanes == 1 ? kWidth : 1;  // of a vector's values, for each lane
+  constexpr int kRounds = rounds_of_chunk<typename Reduction::Value>(kVectors * kEach);
+  constexpr int kFullChunk = kRounds * kVectors * kEach;
   const auto lane_of = [&](int w) ->
       typename Reduction::Lane& { return lanes[kLanes == 1 ? 0 : w]; };
 
+  const int all = walk.left;
   bool first = true;
   while (walk.left > 0) {
     Walk again = walk;
@@ -252,9 +250,9 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, Source& source,
     }
 
     bool in_range = true;
-    for (const auto& lane : lanes) in_range = in_range && lane.in_range();
+    for (const auto& lane : lanes) in_range = in_range && lane.in_range(kFullChunk);
     if (!in_range) {
-      for (auto& lane : lanes) lane.drop_chunk();
+      for (auto& lane : lanes) lane.drop_chunk(kFullChunk, int64_t{all - again.left} * kEach);
       for (; again.left > walk.left; --again.left) {
         const auto item = reduction.load(again.next);
         for (int w = 0; w < kWidth; ++w) Reduction::add_in_double(lane_of(w), item, w);
@@ -301,7 +299,7 @@ TORCHBN_HOST_DEVICE LaneSums<Reduction> accumulate(const Reduction& reduction, S
     const auto item = reduction.load_short(walk.next, walk.short_vector);
     for (int w = 0; w < kWidth; ++w) {
       if (w >= walk.short_vector) continue;
-      if (count == 0) Reduction::choose_center(lanes[w], {item}, 1, w, w + 1);
+      if (count == 0) Reduction::template choose_center<1>(lanes[w], {item}, 1, w);
       if constexpr (kMaps<Reduction>) reduction.map_one(walk.next, item, w, lanes[w]);
       Reduction::add_in_double(lanes[w], item, w);
     }

@@ -18,9 +18,9 @@ namespace torchbn::cuda {
 // type, which is coarser by itself, twice as many.
 inline constexpr int kMostFloats = 16;
 
-// Moments about the thread's own centre, a number near the mean of the first values that it sees:
-// what is squared is then of the size of the channel's spread, wherever its values are, and an
-// outlier spoils the centre of one thread at most.
+// Moments about the thread's own centre, the mean of the first values that it sees: what is squared
+// is then of the size of the channel's spread, wherever its values are. Where they go elsewhere the
+// centre follows.
 template <typename T>
 struct ThreadMoments {
   T center = 0;
@@ -28,28 +28,21 @@ struct ThreadMoments {
   T second = 0;
   ShiftedSums sums;  // of the chunks before
 
-  // From the first `count` of some values, at least one. Without the least and the greatest of
-  // them, one of which may be an outlier.
-  //
-  // Values about a centre that is finer than float is where they are would all be rounded in the
-  // same direction. So it lies on a grid, 2^-20 of the range.
-  static constexpr int kCenterValues = 4;
-  TORCHBN_HOST_DEVICE void choose_center(const T (&x)[kCenterValues], int count) {
-    T total = x[0];
-    T least = x[0];
-    T greatest = x[0];
-    for (int i = 1; i < kCenterValues; ++i) {
+  // From value(0), ..., value(count - 1); `count` is 1 to kMost.
+  template <int kMost, typename F>
+  TORCHBN_HOST_DEVICE void choose_center(int count, const F& value) {
+    const T base = value(0);
+    T total = 0;
+    T range = 0;
+    for (int i = 1; i < kMost; ++i) {
       if (i >= count) continue;
-      total += x[i];
-      least = x[i] < least ? x[i] : least;
-      greatest = x[i] > greatest ? x[i] : greatest;
+      const T e = value(i) - base;
+      total += e;
+      range = e > range ? e : -e > range ? -e : range;
     }
-    const T others = total - least - greatest;
-    const T middle = count > 3 ? others / 2 : count > 2 ? others : least;
-    const T grid = 12 * (greatest - least);
-    center = (middle + grid) - grid;
+    center = on_grid(base + total / static_cast<T>(count), range);
     // Infinities, NaN, or too large to be added.
-    if (center - center != 0) center = least - least == 0 ? least : 0;
+    if (center - center != 0) center = base - base == 0 ? base : 0;
   }
 
   template <int kCount>
@@ -64,19 +57,25 @@ struct ThreadMoments {
     first += sum;
     second += squares;
   }
+  // A value that is the centre has nothing to add: planes of zeros cost no arithmetic in double.
   TORCHBN_HOST_DEVICE void add_in_double(T x) {
-    sums.add(static_cast<double>(x) - static_cast<double>(center));
+    if (x != center) sums.add(static_cast<double>(x) - static_cast<double>(center));
   }
 
-  // Not for infinities and NaN, nor for constant values.
-  TORCHBN_HOST_DEVICE bool in_range() const {
+  // `full` are the values of a full chunk; one that has fewer is the last, and its centre does as
+  // it is. Not for infinities and NaN, nor for constant values.
+  TORCHBN_HOST_DEVICE bool in_range(int full) const {
     return sizeof(T) == sizeof(double) ||
-           (second >= static_cast<T>(1e-30) && second <= static_cast<T>(3e38));
+           (second >= static_cast<T>(1e-30) && second <= static_cast<T>(1e37) && !off_center(full));
   }
-  TORCHBN_HOST_DEVICE void drop_chunk() { first = second = 0; }
+  // The chunks before hold `count` values.
+  TORCHBN_HOST_DEVICE void drop_chunk(int full, int64_t count) {
+    if (off_center(full)) move_center(first / static_cast<T>(full), count);
+    first = second = 0;
+  }
   TORCHBN_HOST_DEVICE void end_chunk() {
     sums.merge({static_cast<double>(first), static_cast<double>(second)});
-    drop_chunk();
+    first = second = 0;
   }
 
   // Of all `count` values, about the pivot that all threads share.
@@ -85,6 +84,28 @@ struct ThreadMoments {
     const double distance = static_cast<double>(center) - pivot;
     const double shift = static_cast<double>(count) * distance;
     return {sums.first + shift, sums.second + distance * (2 * sums.first + shift)};
+  }
+
+ private:
+  // Values about a centre that is finer than float is where they are would all be rounded in the
+  // same direction. So it lies on a grid, 2^-20 of the range.
+  static TORCHBN_HOST_DEVICE T on_grid(T value, T range) {
+    const T grid = 12 * range;
+    return (value + grid) - grid;
+  }
+
+  // Are the squares about the centre more than eight times those about the chunk's own mean? They
+  // bring as many times their rounding: to the variance up to 1e-4, where a thread begins with a
+  // few values that stand out of a plane.
+  TORCHBN_HOST_DEVICE bool off_center(int count) const {
+    return first * first > static_cast<T>(0.875) * static_cast<T>(count) * second;
+  }
+  // Of the sums of `count` values.
+  TORCHBN_HOST_DEVICE void move_center(T offset, int64_t count) {
+    const T moved = on_grid(center + offset, offset < 0 ? -offset : offset);
+    if (moved - moved != 0) return;  // too large to be added
+    sums = about(static_cast<double>(moved), count);
+    center = moved;
   }
 };
 
@@ -113,13 +134,17 @@ struct ThreadGradients {
     sums.add(grad, static_cast<double>(x) - static_cast<double>(center));
   }
 
-  TORCHBN_HOST_DEVICE bool in_range() const {
-    return sizeof(T) == sizeof(double) || (dy - dy == 0 && dy_centered - dy_centered == 0);
+  // Not for infinities and NaN, nor for products that have lost bits to underflow.
+  TORCHBN_HOST_DEVICE bool in_range(int) const {
+    if (sizeof(T) == sizeof(double)) return true;
+    const bool finite = dy - dy == 0 && dy_centered - dy_centered == 0;
+    const T size = dy_centered < 0 ? -dy_centered : dy_centered;
+    return finite && (size >= static_cast<T>(1e-30) || dy == 0);
   }
-  TORCHBN_HOST_DEVICE void drop_chunk() { dy = dy_centered = 0; }
+  TORCHBN_HOST_DEVICE void drop_chunk(int, int64_t) { dy = dy_centered = 0; }
   TORCHBN_HOST_DEVICE void end_chunk() {
     sums.merge({static_cast<double>(dy), static_cast<double>(dy_centered)});
-    drop_chunk();
+    dy = dy_centered = 0;
   }
 };
 
