@@ -28,8 +28,11 @@ struct Extent {
   // Values per channel.
   TORCHBN_HOST_DEVICE int64_t count() const { return batch * spatial; }
   TORCHBN_HOST_DEVICE int64_t numel() const { return batch * channels * spatial; }
-  // Where a channel's first value lies.
-  TORCHBN_HOST_DEVICE int64_t first_value(int64_t channel) const { return channel * spatial; }
+  // Where a value lies, and a channel's first one.
+  TORCHBN_HOST_DEVICE int64_t offset(int64_t image, int64_t channel, int64_t position) const {
+    return (image * channels + channel) * spatial + position;
+  }
+  TORCHBN_HOST_DEVICE int64_t first_value(int64_t channel) const { return offset(0, channel, 0); }
 };
 
 }  // namespace torchbn

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 
 #include "core/dtype.h"
@@ -20,9 +21,20 @@ class Operation {
   // Channels first.
   explicit Operation(const TrainProblem& problem) : Operation(problem, problem.extent.channels) {}
 
+  // Of many values the pivot is the middle one of three from all over the channel: were it the one
+  // outlier among like values, so many equal squares would be added that their rounding shows.
   void begin(const vec::ChannelRange& channels) {
-    for (int64_t c = channels.begin; c < channels.begin + channels.size; ++c)
-      pivots_[c] = pivot_from(widen(x_[problem_.extent.first_value(c)]));
+    constexpr int64_t kMany = int64_t{1} << 16;
+    const Extent& e = problem_.extent;
+    for (int64_t c = channels.begin; c < channels.begin + channels.size; ++c) {
+      Compute<T> value = widen(x_[e.first_value(c)]);
+      if (e.count() >= kMany) {
+        const Compute<T> middle = widen(x_[e.offset(e.batch / 2, c, e.spatial / 2)]);
+        const Compute<T> last = widen(x_[e.offset(e.batch - 1, c, e.spatial - 1)]);
+        value = std::clamp(value, std::min(middle, last), std::max(middle, last));
+      }
+      pivots_[c] = pivot_from(value);
+    }
   }
   void add_runs(int64_t channel, int64_t offset, const vec::Strip& strip, const vec::Route& route,
                 double* first, double* second) const {
