@@ -32,11 +32,11 @@ struct alignas(16) ShiftedSums {
   }
 };
 
-// The pivot of a channel is its first value. An infinite or NaN pivot would turn every difference
+// The pivot of a channel is one of its values. An infinite or NaN pivot would turn every difference
 // into NaN; about zero the sums come out as IEEE arithmetic has them (the mean of a channel with
 // one infinity is infinite).
-TORCHBN_HOST_DEVICE double pivot_from(double first_value) {
-  return first_value - first_value == 0 ? first_value : 0;
+TORCHBN_HOST_DEVICE double pivot_from(double value) {
+  return value - value == 0 ? value : 0;
 }
 
 struct Statistics {
@@ -47,7 +47,9 @@ struct Statistics {
 TORCHBN_HOST_DEVICE Statistics finish(const ShiftedSums& sums, double pivot, int64_t count) {
   const double n = static_cast<double>(count);
   const double shifted_mean = sums.first / n;
-  const double variance = (sums.second - sums.first * shifted_mean) / n;
+  // Squares may leave double's range where the values have not: infinity - infinity would be NaN.
+  const bool overflows = (sums.first - sums.first == 0) & (sums.second - sums.second != 0);
+  const double variance = overflows ? sums.second : (sums.second - sums.first * shifted_mean) / n;
   // Rounding may leave a constant channel slightly negative; NaN fails the comparison and stays.
   return {pivot + shifted_mean, variance < 0 ? 0 : variance};
 }
