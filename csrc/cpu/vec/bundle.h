@@ -73,7 +73,10 @@ TORCHBN_ALWAYS_INLINE Sample sample_of(const Bundle& bundle) {
   };
   const int64_t rows = power_of_two(lesser(bundle.rows, kSampled));
   const int64_t blocks = power_of_two(lesser(bundle.blocks, kSampled / rows));
-  return {rows, bundle.rows / rows * bundle.stride, blocks, 2 * (bundle.blocks / blocks) * kLanes};
+  // Odd, where that leaves few rows out: every other row may be like no other.
+  const int64_t step = bundle.rows / rows;
+  const int64_t odd = step > 2 ? (step - 1) | 1 : step;
+  return {rows, odd * bundle.stride, blocks, 2 * (bundle.blocks / blocks) * kLanes};
 }
 
 // The float sums of a bundle, as they are loaded, as double ones about the pivots. A lane where
