@@ -148,6 +148,48 @@ TEST_P(AccuracyTest, OutlierInFront) {
   }
 }
 
+// As the pivot, it would leave nothing to sum up but equal squares, whose rounding adds up.
+TEST_P(AccuracyTest, OneOutlierAmongEqualValues) {
+  constexpr int64_t kCount = 1 << 20, kChannels = 16;
+  for (int64_t place : {int64_t{0}, kCount - 1}) {
+    SCOPED_TRACE(place);
+    const at::Tensor input = at::zeros({kCount, kChannels});
+    input[place] = many_normal({kChannels}).abs() + 1;
+    const at::Tensor expected = exact(input[place]).square() / kCount * (1 - 1. / kCount);
+    const auto invstd =
+        std::get<2>(ops::batch_norm_train(input.to(device()), {}, {}, {}, {}, {}, 0.1, /*eps=*/0));
+    EXPECT_TRUE(is_near(invstd.cpu().pow(-2), expected, 0.01 * kVarianceTolerance * expected));
+  }
+}
+
+// Of which a sample at even distances sees one.
+TEST_P(AccuracyTest, TwoValuesByTurns) {
+  const at::Tensor values = at::tensor({-0.0001860857, -2.0058594}).to(at::kHalf);
+  const at::Tensor input = values.repeat({32}).unsqueeze(1).repeat({1, 32});
+  const Forward expected = train(input, {}, {}, /*eps=*/0);
+  const auto invstd =
+      std::get<2>(ops::batch_norm_train(input.to(device()), {}, {}, {}, {}, {}, 0.1, /*eps=*/0));
+  EXPECT_TRUE(is_near(invstd.cpu().pow(-2), expected.var, kVarianceTolerance * expected.var));
+}
+
+// Products below the range of float, of values within it.
+TEST_P(AccuracyTest, VanishingGradients) {
+  for (at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    SCOPED_TRACE(name_of(dtype));
+    const at::Tensor input = (many_normal({4096, 3}) * 1e-10).to(device(), dtype);
+    const at::Tensor grad_output = (many_normal({4096, 3}).cos() * 1e-35).to(device(), dtype);
+    const Forward forward = train(input, {}, {}, /*eps=*/0);
+    const at::Tensor weight = at::ones({3}, input.options());
+    const Gradients expected = backward(grad_output, input, weight, forward, /*training=*/true);
+    const auto grad_weight = std::get<1>(
+        ops::batch_norm_backward(grad_output, input, weight, forward.mean.to(device()),
+                                 forward.invstd.to(device()), true, false, true, false));
+    const Tolerances tolerances(input, weight, {}, forward, true);
+    EXPECT_TRUE(is_near(grad_weight, expected.weight,
+                        tolerances.grad_weight(grad_output, expected, dtype)));
+  }
+}
+
 // What one thread sees first, and takes for ordinary, may be all that differs from a plane.
 TEST_P(AccuracyTest, PatchesInAPlane) {
   for (at::ScalarType dtype : {at::kFloat, at::kHalf, at::kBFloat16}) {

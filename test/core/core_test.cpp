@@ -89,6 +89,15 @@ TEST(StatisticsTest, InfinitiesAndNaNPropagateAsInSums) {
   EXPECT_TRUE(std::isnan(statistics_of({kInfinity, 1, -kInfinity}).mean));
 }
 
+// The squares of these values leave double's range.
+TEST(StatisticsTest, HugeValuesHaveAnInfiniteVariance) {
+  for (double huge : {1e160, 1e300}) {
+    const Statistics statistics = statistics_of({0, huge, -huge, huge / 2});
+    EXPECT_EQ(statistics.mean, huge / 8);
+    EXPECT_EQ(statistics.variance, kInfinity);
+  }
+}
+
 TEST(StatisticsTest, MergingPartsAddsThem) {
   ShiftedSums left, right, all;
   for (double value : {1, 2, 3}) left.add(value), all.add(value);
@@ -297,6 +306,7 @@ TEST(ExtentTest, PlanesOfOneValueAreChannelsLast) {
   EXPECT_EQ((Extent{2, 3, 2}).layout(), Layout::kChannelsFirst);
   EXPECT_EQ((Extent{2, 3, 1}).layout(), Layout::kChannelsLast);
   EXPECT_EQ((Extent{2, 3, 2}).first_value(2), 4);
+  EXPECT_EQ((Extent{2, 3, 2}).offset(1, 2, 1), 11);
   EXPECT_EQ((Extent{2, 3, 1}).first_value(2), 2);
 }
 

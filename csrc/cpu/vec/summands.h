@@ -194,9 +194,11 @@ struct GradientSource {
     sort_as_loaded<T>(sums.center.registers);
   }
 
+  // Products below 1e-30 have lost bits to underflow, unless they are those of no gradient.
   static TORCHBN_ALWAYS_INLINE Register<int32_t> inexact(Register<float> first,
                                                          Register<float> second, Register<float>) {
-    return ~((first - first == 0) & (second - second == 0));
+    const Register<int32_t> large = (second >= 1e-30f) | (second <= -1e-30f) | (first == 0);
+    return ~((first - first == 0) & (second - second == 0) & large);
   }
 
   static TORCHBN_ALWAYS_INLINE Register<double> moved(Register<double> first,
