@@ -27,6 +27,7 @@
 #include "cuda/launch_policy.h"
 #include "cuda/on_chip/kernels.h"
 #include "operators.h"
+#include "optional_tensor.h"
 
 namespace torchbn {
 
@@ -126,7 +127,7 @@ at::Tensor on_boundary(const at::Tensor& tensor) {
   return address % cuda::kVectorBytes == 0 ? tensor : tensor.clone();
 }
 std::optional<at::Tensor> on_boundary(const std::optional<at::Tensor>& tensor) {
-  return tensor.has_value() ? std::optional(on_boundary(*tensor)) : std::nullopt;
+  return present(tensor) ? std::optional(on_boundary(*tensor)) : std::nullopt;
 }
 
 ThreeTensors batch_norm_train_cuda(const at::Tensor& input, const std::optional<at::Tensor>& weight,
