@@ -148,9 +148,12 @@ TEST_P(AccuracyTest, OutlierInFront) {
   }
 }
 
-// As the pivot, it would leave nothing to sum up but equal squares, whose rounding adds up.
+// As the pivot, it would leave nothing to sum up but equal squares, whose rounding adds up: on a
+// CPU to 3e-6 of millions of values. These are fewer, and so is what is allowed. A GPU adds some of
+// them in float.
 TEST_P(AccuracyTest, OneOutlierAmongEqualValues) {
   constexpr int64_t kCount = 1 << 20, kChannels = 16;
+  const double tolerance = (device().is_cpu() ? 0.01 : 1) * kVarianceTolerance;
   for (int64_t place : {int64_t{0}, kCount - 1}) {
     SCOPED_TRACE(place);
     const at::Tensor input = at::zeros({kCount, kChannels});
@@ -158,7 +161,7 @@ TEST_P(AccuracyTest, OneOutlierAmongEqualValues) {
     const at::Tensor expected = exact(input[place]).square() / kCount * (1 - 1. / kCount);
     const auto invstd =
         std::get<2>(ops::batch_norm_train(input.to(device()), {}, {}, {}, {}, {}, 0.1, /*eps=*/0));
-    EXPECT_TRUE(is_near(invstd.cpu().pow(-2), expected, 0.01 * kVarianceTolerance * expected));
+    EXPECT_TRUE(is_near(invstd.cpu().pow(-2), expected, tolerance * expected));
   }
 }
 
