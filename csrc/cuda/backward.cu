@@ -73,7 +73,7 @@ cudaError_t launch_input_gradient(const BackwardProblem& problem, const Launch& 
     using Op = InputGradient<T, kWidth>;
     const Op op{static_cast<const T*>(problem.grad_output), static_cast<const T*>(problem.input),
                 static_cast<T*>(problem.grad_input),
-                coefficients<typename Op::Coefficients>(launch), launch.policy.streams};
+                coefficients<typename Op::Coefficients>(launch), launch.policy.past_caches};
     return launch_transform(op, tiling, nullptr, launch.stream);
   });
 }

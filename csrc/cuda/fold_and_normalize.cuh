@@ -14,7 +14,7 @@ cudaError_t fold_and_normalize(const Problem& problem, const void* input, void* 
                                const Launch& launch) {
   return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
     const Normalize<T, kWidth> op{static_cast<const T*>(input), static_cast<T*>(output), nullptr,
-                                  launch.policy.streams};
+                                  launch.policy.past_caches};
     return launch_fold_and_transform(op, Fold<Compute<T>>{problem}, tiling, launch.stream);
   });
 }

@@ -14,7 +14,7 @@ constexpr int64_t kPartOfCache = 4;
 template <typename Problem>
 LaunchPolicy with_stores(LaunchPolicy policy, const Problem& problem, const DeviceLimits& device) {
   const int64_t bytes = problem.extent.numel() * static_cast<int64_t>(size_of(problem.dtype));
-  policy.streams = kPartOfCache * bytes > device.l2_bytes;
+  policy.past_caches = kPartOfCache * bytes > device.l2_bytes;
   return policy;
 }
 

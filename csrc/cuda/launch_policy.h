@@ -67,7 +67,7 @@ struct OnChipLaunch {
 
 struct LaunchPolicy {
   Layout layout = Layout::kChannelsFirst;  // that of the tiling in use
-  bool streams = false;  // stores past the caches, in which the output would not stay
+  bool past_caches = false;                // how it is stored: in them, the output would not stay
   ChannelsFirstTiling channels_first;
   ChannelsLastTiling channels_last;
   OnChipLaunch on_chip;

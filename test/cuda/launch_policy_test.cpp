@@ -133,9 +133,9 @@ TEST(LaunchPolicy, BlocksFoldWhereTheirTilesAreWholeGroupsOfChannels) {
 TEST(LaunchPolicy, LargeOutputsAreStoredPastTheCaches) {
   DeviceLimits device = kH200;
   device.l2_bytes = 60 << 20;
-  const auto streams = [&](auto problem, int64_t batch, KernelChoice choice) {
+  const auto past_caches = [&](auto problem, int64_t batch, KernelChoice choice) {
     problem.extent = {batch, 64, 56 * 56};
-    return choose_policy(problem, device, choice).streams;
+    return choose_policy(problem, device, choice).past_caches;
   };
   for (const KernelChoice choice : {KernelChoice::kSplit, KernelChoice::kAuto}) {
     BackwardProblem backward;
@@ -143,13 +143,13 @@ TEST(LaunchPolicy, LargeOutputsAreStoredPastTheCaches) {
     backward.grad_input = &value;
     for (const bool training : {true, false}) {
       backward.training = training;
-      EXPECT_FALSE(streams(backward, 16, choice));
-      EXPECT_TRUE(streams(backward, 32, choice));
+      EXPECT_FALSE(past_caches(backward, 16, choice));
+      EXPECT_TRUE(past_caches(backward, 32, choice));
     }
-    EXPECT_FALSE(streams(TrainProblem{}, 16, choice));
-    EXPECT_TRUE(streams(TrainProblem{}, 32, choice));
-    EXPECT_FALSE(streams(InferenceProblem{}, 16, choice));
-    EXPECT_TRUE(streams(InferenceProblem{}, 32, choice));
+    EXPECT_FALSE(past_caches(TrainProblem{}, 16, choice));
+    EXPECT_TRUE(past_caches(TrainProblem{}, 32, choice));
+    EXPECT_FALSE(past_caches(InferenceProblem{}, 16, choice));
+    EXPECT_TRUE(past_caches(InferenceProblem{}, 32, choice));
   }
 }
 

@@ -18,7 +18,7 @@ struct BackwardPass {
   static constexpr int kTensors = 2;
 
   BackwardProblem problem;
-  bool streams;
+  bool past_caches;
 
   __device__ const T* tensor(int which) const {
     return static_cast<const T*>(which == 0 ? problem.grad_output : problem.input);
@@ -45,8 +45,8 @@ struct BackwardPass {
   __device__ Transform transform(const Sources& sources,
                                  const typename Transform::Coefficients* coefficients,
                                  int64_t first_channel) const {
-    return {sources(0),   sources(1), static_cast<T*>(problem.grad_input),
-            coefficients, streams,    first_channel};
+    return {sources(0),   sources(1),  static_cast<T*>(problem.grad_input),
+            coefficients, past_caches, first_channel};
   }
 };
 
@@ -54,7 +54,7 @@ struct BackwardPass {
 
 cudaError_t backward_on_chip(const BackwardProblem& problem, const Launch& launch) {
   return with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-    const BackwardPass<T, kWidth> pass{problem, launch.policy.streams};
+    const BackwardPass<T, kWidth> pass{problem, launch.policy.past_caches};
     return launch.policy.on_chip.team > 0 ? launch_cooperative(pass, tiling, launch, nullptr)
                                           : launch_resident(pass, tiling, launch, nullptr);
   });

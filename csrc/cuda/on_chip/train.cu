@@ -23,7 +23,7 @@ struct TrainPass {
   static constexpr int kTensors = 1;
 
   TrainProblem problem;
-  bool streams;
+  bool past_caches;
 
   __device__ const T* tensor(int) const { return static_cast<const T*>(problem.input); }
 
@@ -45,7 +45,7 @@ struct TrainPass {
   __device__ Transform transform(const Sources& sources,
                                  const typename Transform::Coefficients* coefficients,
                                  int64_t first_channel) const {
-    return {sources(0), static_cast<T*>(problem.output), coefficients, streams, first_channel};
+    return {sources(0), static_cast<T*>(problem.output), coefficients, past_caches, first_channel};
   }
 };
 
@@ -61,7 +61,7 @@ cudaError_t train_on_chip(const TrainProblem& problem, const Launch& launch) {
   const bool afterwards = !in_teams && counts_afterwards(problem.running);
   const cudaError_t error =
       with_tiling(problem.dtype, launch.policy, [&]<typename T, int kWidth>(const auto& tiling) {
-        const TrainPass<T, kWidth> pass{problem, launch.policy.streams};
+        const TrainPass<T, kWidth> pass{problem, launch.policy.past_caches};
         if (in_teams) return launch_cooperative(pass, tiling, launch, counter);
         return launch_resident(pass, tiling, launch, afterwards ? nullptr : counter);
       });

@@ -28,7 +28,7 @@ struct Normalize {
   const T* input;
   T* output;
   const Coefficients* coefficients;  // [C], from first_channel on
-  bool streams;
+  bool past_caches;
   int64_t first_channel = 0;
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
@@ -60,7 +60,7 @@ struct InputGradient {
   const T* input;
   T* output;                         // grad_input
   const Coefficients* coefficients;  // [C], from first_channel on
-  bool streams;
+  bool past_caches;
   int64_t first_channel = 0;
 
   TORCHBN_HOST_DEVICE Item load(int64_t offset) const {
@@ -123,7 +123,7 @@ TORCHBN_HOST_DEVICE void transform_round(const Transform& transform, const Tilin
     for (int w = 0; w < kWidth; ++w)
       result[w] = Transform::apply(coefficients.lane[kLanes == 1 ? 0 : w], items[v], w);
     store_vector(transform.output + offsets[v],
-                 vector_from_compute<typename Transform::Value>(result), transform.streams);
+                 vector_from_compute<typename Transform::Value>(result), transform.past_caches);
   }
   walk.left -= count;
 }

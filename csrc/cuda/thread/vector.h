@@ -79,15 +79,15 @@ struct WordOf<16> {
 };
 #endif
 
-// `streams` is the same for a whole launch: caches are left to others. Single values do not gain by
-// it.
+// `past_caches` is the same for a whole launch: caches are left to others. Single values do not
+// gain by it.
 template <typename T, int kWidth>
 TORCHBN_HOST_DEVICE void store_vector(T* to, const Vector<T, kWidth>& vector,
-                                      [[maybe_unused]] bool streams = false) {
+                                      [[maybe_unused]] bool past_caches = false) {
 #ifdef __CUDA_ARCH__
   using Word = typename WordOf<sizeof(vector)>::Type;
   const Word& word = reinterpret_cast<const Word&>(vector);
-  if (kWidth > 1 && streams)
+  if (kWidth > 1 && past_caches)
     __stcs(reinterpret_cast<Word*>(to), word);
   else
     *reinterpret_cast<Word*>(to) = word;
