@@ -12,6 +12,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+# With it go README.md, CHANGELOG.md and the newest minor version in csrc/autograd/batch_norm.cpp.
 export TORCHBN_TORCH=2.15.0
 
 case ${1-} in

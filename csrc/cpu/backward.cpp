@@ -68,7 +68,7 @@ class Operation {
     });
   }
   bool maps_at_once() const { return dx_ != nullptr && !problem_.training; }
-  bool maps_afterwards() const { return dx_ != nullptr && problem_.training; }
+  bool maps_afterwards() const { return problem_.maps_after_sums(); }
 
  private:
   Operation(const BackwardProblem& problem, int64_t width)

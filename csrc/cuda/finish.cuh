@@ -10,16 +10,12 @@ namespace torchbn::cuda {
 // What the sums of a channel are needed for, by one thread. T is what its values are transformed
 // in.
 
-__device__ inline double first_value(const TrainProblem& problem, int64_t channel) {
-  const ChannelVector input{problem.input, 1, problem.dtype};
-  return input.load(problem.extent.first_value(channel));
-}
-
 template <typename T>
 __device__ Affine<T> finish_channel(const TrainProblem& problem, int64_t channel,
                                     const ShiftedSums& sums, bool stores) {
-  return finish_training<T>(problem, channel, sums, pivot_from(first_value(problem, channel)),
-                            stores);
+  const ChannelVector input{problem.input, 1, problem.dtype};
+  const double pivot = pivot_from(input.load(problem.extent.first_value(channel)));
+  return finish_training<T>(problem, channel, sums, pivot, stores);
 }
 
 // The sums about the mean, of which the parameters' gradients are stored.

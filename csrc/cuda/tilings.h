@@ -23,8 +23,8 @@ namespace torchbn::cuda {
 //   unit     a split of a group: what a block takes at once
 //   tile     a unit's vectors in channels-last: columns side by side in some virtual rows
 //   part     one of the partial sums of a channel, one from each split and folded row
-//   cluster  blocks that see each other's shared memory and share a group
-//   team     the same by way of global memory; all teams run at once
+//   cluster  blocks that see each other's shared memory and share a group: of resident kernels
+//   team     the same by way of global memory; all teams run at once: of cooperative kernels
 //   round    what all teams hold at once, where there are more groups than teams
 
 // The widest load of a thread.
@@ -44,15 +44,15 @@ constexpr int width_across(size_t value_bytes) {
 // The longest virtual row, in vectors, that is one channels-last tile.
 inline constexpr int kLongestRow = 64;
 
-// The channels come in groups, whose sums are complete when those of its `splits` units are merged.
-// Unit = split * groups + group: neighbouring units are neighbouring channels of the same samples.
-// One block reduces or transforms a unit, and its threads take `pitch` vectors at once.
-
 // Where the sum `i` of a stack lies. Neighbouring threads have some neighbouring sums each: gaps
 // keep more of them in different banks.
 TORCHBN_HOST_DEVICE constexpr int in_stack(int i) {
   return i + i / 16;
 }
+
+// The channels come in groups, whose sums are complete when those of its `splits` units are merged.
+// Unit = split * groups + group: neighbouring units are neighbouring channels of the same samples.
+// One block reduces or transforms a unit, and its threads take `pitch` vectors at once.
 
 // Channels-first, (N, C, S): a work unit is a part of one channel, taken as the sequence of its
 // N * S values. Small planes fill a block together that way.
