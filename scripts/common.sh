@@ -1,6 +1,7 @@
 # Sourced by the other scripts: where the repository is, and how they speak.
 # shellcheck shell=bash disable=SC2034  # not every script uses every variable
 
+unset CDPATH  # with which cd says where it has gone
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Another torch lives beside the first: under TORCHBN_TORCH=VERSION every script works in
 # .venv-VERSION and build-VERSION instead of .venv and build.

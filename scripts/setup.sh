@@ -165,22 +165,28 @@ if ! requirements_are_met; then
   pip_install -r "$requirements" || no_package "what scripts/requirements.txt lists"
 fi
 
-present=$(installed torch)
-wanted=${torch:-${present:-$default_torch}}
-vision=$(torchvision_for "$wanted")
-if [[ $wanted != "$present" || $(installed torchvision) != "$vision".* ]]; then
+# Once another torch is there, and not before: it may not be to be had.
+drop_build() {
   if [[ $wanted != "$present" && -e $build ]]; then
     say "Dropping ${build##*/}/, which was made with another torch"
     rm -rf "$build"
   fi
+}
+
+present=$(installed torch)
+wanted=${torch:-${present:-$default_torch}}
+vision=$(torchvision_for "$wanted")
+if [[ $wanted != "$present" || $(installed torchvision) != "$vision".* ]]; then
   # Asked for again after a day.
   if [[ $wanted != "$present" || -z $(find "$venv/.no-torchvision" -mtime -1 2>/dev/null) ]]; then
     if pip_install "torch==$wanted" "torchvision==$vision.*"; then
+      drop_build
       rm -f "$venv/.no-torchvision"
     else
       # A torchvision may appear some days after its torch. Until then the one before is good enough,
       # if it can be imported, although it asks for another torch.
       pip_install "torch==$wanted" || no_package "torch $wanted"
+      drop_build
       before=$(torchvision_for "$wanted" 1)
       if pip_install --no-deps "torchvision==$before.*" && "$venv/bin/python" -c 'import torchvision'; then
         warn "no torchvision $vision for torch $wanted yet: torchvision $before takes its place"

@@ -5,7 +5,7 @@
 #
 #   test.sh [--cpp | --python] [ARGUMENT...]
 #
-# With --cpp the arguments go to ctest (test.sh --cpp -R kernels), with --python to pytest
+# With --cpp the arguments go to ctest (test.sh --cpp -R internals), with --python to pytest
 # (test.sh --python -k parity), which runs a process for each core (-n 0: all in one, which shows what
 # tests print and can stop in a debugger).
 
