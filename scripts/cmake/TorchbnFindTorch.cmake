@@ -18,8 +18,8 @@ function(_torchbn_find_torch)
   if(TARGET torch_cuda)
     add_library(torchbn::torch_cuda INTERFACE IMPORTED GLOBAL)
     set_target_properties(torchbn::torch_cuda PROPERTIES
-      INTERFACE_LINK_LIBRARIES "-Wl,--push-state,--no-as-needed,$<TARGET_FILE:torch_cuda>,\
-$<TARGET_FILE:c10_cuda>,--pop-state;torchbn::torch")
+      INTERFACE_LINK_LIBRARIES "-Wl,--push-state,--no-as-needed,\"$<TARGET_FILE:torch_cuda>\",\
+\"$<TARGET_FILE:c10_cuda>\",--pop-state;torchbn::torch")
   endif()
 endfunction()
 _torchbn_find_torch()

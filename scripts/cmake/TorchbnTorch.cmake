@@ -104,7 +104,7 @@ function(torchbn_define_torch_targets)
     # CUDA toolkit's folder first, where libnccl may be an older one.
     set_target_properties(torchbn::torch_cuda PROPERTIES
       INTERFACE_LINK_OPTIONS "-Wl,--allow-shlib-undefined"
-      INTERFACE_LINK_LIBRARIES "-Wl,--push-state,--no-as-needed,${root}/lib/libtorch_cuda.so,\
-${root}/lib/libc10_cuda.so,--pop-state;torchbn::torch")
+      INTERFACE_LINK_LIBRARIES "-Wl,--push-state,--no-as-needed,\"${root}/lib/libtorch_cuda.so\",\
+\"${root}/lib/libc10_cuda.so\",--pop-state;torchbn::torch")
   endif()
 endfunction()

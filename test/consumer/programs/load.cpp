@@ -32,9 +32,13 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: load MODEL [LIBRARY]\n");
     return 2;
   }
-  if (argc == 3 && dlopen(argv[2], RTLD_NOW | RTLD_LOCAL) == nullptr) {
-    std::fprintf(stderr, "%s\n", dlerror());
-    return 1;
+  if (argc == 3) {
+    void* const library = dlopen(argv[2], RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) {
+      std::fprintf(stderr, "%s\n", dlerror());
+      return 1;
+    }
+    dlclose(library);  // changes nothing: the library stays, since torch has its operators
   }
   try {
     return run(argv[1]) ? 0 : 1;
