@@ -67,7 +67,7 @@ struct OnChipLaunch {
 
 struct LaunchPolicy {
   Layout layout = Layout::kChannelsFirst;  // that of the tiling in use
-  bool past_caches = false;                // how it is stored: in them, the output would not stay
+  bool past_caches = false;                // the output is stored: it would not stay in them
   ChannelsFirstTiling channels_first;
   ChannelsLastTiling channels_last;
   OnChipLaunch on_chip;
