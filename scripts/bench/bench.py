@@ -69,10 +69,46 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def positive(text):
-    value = int(text)
+    value = int(text) if text.isdecimal() else 0
     if value < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"a number of 1 or more, not {text!r}")
     return value
+
+
+def seconds(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"seconds above 0, not {text!r}")
+    return value
+
+
+def shape(text):
+    try:
+        return cases.parse_shape(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"a shape is N x C [x ...], such as 32x64x7x7, not {text!r}") from None
+
+
+def check_outputs(options, parser):
+    """Whatever would fail when all is measured, and take the results with it."""
+    if options.json and options.json.is_dir():
+        parser.error(f"--json {options.json} is a folder")
+    for folder in filter(None, (options.json and options.json.parent, options.out, options.plot)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"{folder}: {error.strerror}")
+        if not os.access(folder, os.W_OK):
+            parser.error(f"{folder} can't be written to")
+    if options.plot:
+        try:
+            import plot  # noqa: F401
+        except ImportError as error:
+            parser.error(f"--plot: {error}")
 
 
 def parse(arguments):
@@ -88,13 +124,13 @@ def parse(arguments):
              "both: one run each, side by side")
     add("--pin", action="store_true", help="bind threads to cores (OMP_PROC_BIND, OMP_PLACES)")
     add("--peers", nargs="+", choices=peers.NAMES, help="default: all of the device; quick: aten")
-    add("--shapes", nargs="+", type=cases.parse_shape, metavar="NxC[x...]",
+    add("--shapes", nargs="+", type=shape, metavar="NxC[x...]",
         help="instead of the built-in ones")
     add("--dtype", nargs="+", choices=list(cases.ITEM_SIZE))
     add("--layout", nargs="+", choices=cases.LAYOUTS)
     add("--operation", nargs="+", choices=cases.OPERATIONS,
         help="default: all but eval_backward; on a GPU all but train_step")
-    add("--seconds", type=float, help="per case (default: 2, quick 0.3)")
+    add("--seconds", type=seconds, help="per case (default: 2, quick 0.3)")
     add("--rounds", type=positive, help="at least, per case (default: 15, quick 7)")
     add("--deadline", type=float, metavar="SECONDS",
         help="begin no further case after so many; what is left out is said")
@@ -118,22 +154,26 @@ def parse(arguments):
                                  operations=options.operation)
     if options.deadline is not None:
         # What is left out is then of the last shapes, and not of the last operations and types.
-        shapes = [case.shape for case in options.cases]
-        options.cases.sort(key=lambda case: shapes.index(case.shape))
+        order = [case.shape for case in options.cases]
+        options.cases.sort(key=lambda case: order.index(case.shape))
     options.threads = list(dict.fromkeys(options.threads or []))
     options.end = time.monotonic() + (math.inf if options.deadline is None else options.deadline)
     if not options.cases:
         parser.error("no case is left: with one channel or one value per plane there is only the "
                      "layout channels_first")
+    check_outputs(options, parser)
     return options
 
 
 def load_library():
-    path = pathlib.Path(os.environ.get("TORCHBN_LIBRARY", ROOT / "build" / "libtorchbn.so"))
+    path = pathlib.Path(os.environ.get("TORCHBN_LIBRARY") or ROOT / "build" / "libtorchbn.so")
     if not path.is_file():
         sys.exit("there is no torchbn library: run scripts/build.sh, or name one with "
                  "TORCHBN_LIBRARY")
-    torch.ops.load_library(str(path.resolve()))
+    try:
+        torch.ops.load_library(str(path.resolve()))
+    except OSError as error:
+        sys.exit(f"this torch can't load the library: {error}")
 
 
 def estimate(options, chosen):
@@ -164,7 +204,6 @@ def announce(options, runs):
 def save(options, record):
     files = [options.json] if options.json else []
     if options.out and not options.part:
-        options.out.mkdir(parents=True, exist_ok=True)
         files.append(options.out / f"bench_{machine.slug(record['device_model'])}.json")
     for path in files:
         store.save(path, record)

@@ -122,7 +122,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", type=pathlib.Path, metavar="FILE",
-                        default=os.environ.get("TORCHBN_LIBRARY", ROOT / "build" / "libtorchbn.so"))
+                        default=os.environ.get("TORCHBN_LIBRARY") or ROOT / "build" / "libtorchbn.so")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
     tool = find_cuobjdump()

@@ -21,7 +21,7 @@ INDUCTOR = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clan
 
 
 def library_path():
-    return pathlib.Path(os.environ.get("TORCHBN_LIBRARY", ROOT / "build" / "libtorchbn.so"))
+    return pathlib.Path(os.environ.get("TORCHBN_LIBRARY") or ROOT / "build" / "libtorchbn.so")
 
 
 def load_library():

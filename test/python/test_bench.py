@@ -184,16 +184,28 @@ def test_every_combination_is_a_run_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, text", [
-    (["--shapes", "4"], "invalid parse_shape value: '4'"),
+    (["--shapes", "4"], "such as 32x64x7x7, not '4'"),
     (["--device", "tpu"], "invalid choice"),
     (["--device", "cuda", "--malloc", "warm"], "--"),
-    (["--threads", "0"], "invalid positive value: '0'"),
+    (["--threads", "0"], "a number of 1 or more, not '0'"),
+    (["--rounds", "-1"], "a number of 1 or more, not '-1'"),
+    (["--seconds", "nan"], "seconds above 0, not 'nan'"),
+    (["--json", "/dev/null/r.json"], "/dev/null: "),
+    (["--out", "/dev/null/results"], "/dev/null/results: Not a directory"),
+    (["--json", "/dev"], "--json /dev is a folder"),
     (["--peers", "apex"], "invalid choice: 'apex'"),
     (["--shapes", "4x2", "--layout", "channels_last"], "no case is left")])
 def test_bad_options_are_explained(arguments, text, capsys):
     with pytest.raises(SystemExit):
         bench.parse(arguments)
     assert text in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_library_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("no library")
+    monkeypatch.setenv("TORCHBN_LIBRARY", str(tmp_path / "notes.txt"))
+    with pytest.raises(SystemExit, match="can't load the library: .*notes.txt"):
+        bench.load_library()
 
 
 def test_what_a_part_has_measured_outlasts_it(three_cases, monkeypatch):
