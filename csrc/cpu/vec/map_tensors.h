@@ -16,8 +16,9 @@ namespace {
 // A register of each coefficient, shared by all columns or from an array: those of register `kAt`
 // of a block that begins at `column`. In a block of pairs, two registers hold every other column.
 
+// A Map<Register<V>>, which is not said of the first: there is none where it is not the one meant.
 template <bool kPairs, int kAt, template <typename> typename Map, typename V>
-TORCHBN_ALWAYS_INLINE Map<Register<V>> coefficients(const Map<V>& map, int64_t) {
+TORCHBN_ALWAYS_INLINE auto coefficients(const Map<V>& map, int64_t) {
   return map.each([](V value) __attribute__((always_inline)) { return broadcast(value); });
 }
 template <bool kPairs, int kAt, template <typename> typename Map, typename V>
