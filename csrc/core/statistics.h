@@ -47,9 +47,10 @@ struct Statistics {
 TORCHBN_HOST_DEVICE Statistics finish(const ShiftedSums& sums, double pivot, int64_t count) {
   const double n = static_cast<double>(count);
   const double shifted_mean = sums.first / n;
-  // Squares may leave double's range where the values have not: infinity - infinity would be NaN.
+  // Squares may leave double's range, where the values have not: infinity - infinity would be NaN,
+  // and it may already have been where sums moved from one pivot to another.
   const bool overflows = (sums.first - sums.first == 0) & (sums.second - sums.second != 0);
-  const double variance = overflows ? sums.second : (sums.second - sums.first * shifted_mean) / n;
+  const double variance = overflows ? HUGE_VAL : (sums.second - sums.first * shifted_mean) / n;
   // Rounding may leave a constant channel slightly negative; NaN fails the comparison and stays.
   return {pivot + shifted_mean, variance < 0 ? 0 : variance};
 }

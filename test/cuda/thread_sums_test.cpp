@@ -154,6 +154,16 @@ TEST(ThreadMoments, DoubleStaysDouble) {
   EXPECT_EQ(sums.second, 5);
 }
 
+// Their squares leave double's range, and then the sums go to another pivot.
+TEST(ThreadMoments, HugeValuesHaveAnInfiniteVariance) {
+  ThreadMoments<double> thread;
+  thread.choose_center<2>(2, [](int i) { return i == 0 ? -1e200 : 1e200; });
+  thread.add({-1e200, 1e200});
+  thread.end_chunk();
+  for (const double pivot : {-1e200, 0., 1e200})
+    EXPECT_EQ(finish(thread.about(pivot, 2), pivot, 2).variance, HUGE_VAL) << "pivot " << pivot;
+}
+
 TEST(ThreadMoments, NoValuesAddNothing) {
   const ShiftedSums sums = ThreadMoments<float>{}.about(kInfinity, 0);
   EXPECT_EQ(sums.first, 0);
