@@ -1,5 +1,7 @@
 // Accuracy where it is hard: many values, large means, outliers, roundings to half types.
 
+#include <vector>
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -215,6 +217,27 @@ TEST_P(AccuracyTest, PatchesInAPlane) {
           EXPECT_TRUE(is_near(output, expected.output,
                               Tolerances(a.input, a.weight, a.bias, expected, true).output));
         }
+      }
+    }
+  }
+}
+
+// The first samples of a batch may lie elsewhere than all others: what each thread sees first.
+TEST_P(AccuracyTest, StepsAlongTheBatch) {
+  for (at::ScalarType dtype : {at::kFloat, at::kHalf, at::kBFloat16}) {
+    for (const std::vector<int64_t>& shape :
+         {std::vector<int64_t>{232, 512}, {464, 130}, {120, 3, 33}}) {
+      for (int64_t part : {4, 5, 7, 14}) {
+        SCOPED_TRACE(name_of(dtype));
+        SCOPED_TRACE(testing::Message()
+                     << c10::IntArrayRef(shape) << ", a step behind 1 / " << part);
+        at::Tensor values = many_normal(shape) * 1e-2;
+        values.narrow(0, shape[0] / part, shape[0] - shape[0] / part).add_(1);
+        const at::Tensor input = values.to(device(), dtype);
+        const Forward expected = train(input, {}, {}, 0);
+        const at::Tensor invstd =
+            std::get<2>(ops::batch_norm_train(input, {}, {}, {}, {}, {}, 0.1, 0));
+        EXPECT_TRUE(is_near(invstd.pow(-2), expected.var, kVarianceTolerance * expected.var));
       }
     }
   }

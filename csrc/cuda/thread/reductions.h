@@ -66,8 +66,13 @@ struct MomentReduction {
     for (int w = 0; w < kWidth; ++w) x[w] = to_compute(item.x.get(w));
     lane.add(x);
   }
-  TORCHBN_HOST_DEVICE static void add(Lane& lane, const Item& item, int w) {
-    const Compute<T> x[] = {to_compute(item.x.get(w))};
+  // Of each of the first `count` vectors one value, in a chain of their own: a chunk of a lane that
+  // has one value in a vector would else be that many additions in a row.
+  template <int kCount>
+  TORCHBN_HOST_DEVICE static void add_round(Lane& lane, const Item (&items)[kCount], int count,
+                                            int w) {
+    Compute<T> x[kCount];
+    for (int v = 0; v < kCount; ++v) x[v] = v < count ? to_compute(items[v].x.get(w)) : lane.center;
     lane.add(x);
   }
   TORCHBN_HOST_DEVICE static void add_in_double(Lane& lane, const Item& item, int w) {
@@ -168,6 +173,13 @@ struct EvaluationReduction : GradientReduction<T, kWidth> {
   }
 };
 
+// Does it add a round at once, where that has one value of each vector for a lane? For gradients it
+// would take more registers than there are.
+template <typename Reduction>
+inline constexpr bool kAddsRounds = false;
+template <typename T, int kWidth>
+inline constexpr bool kAddsRounds<MomentReduction<T, kWidth>> = true;
+
 // Does it map what it sums?
 template <typename Reduction>
 inline constexpr bool kMaps = false;
@@ -195,7 +207,7 @@ template <bool kFull, int kVectors, int kLanes, typename Reduction, typename Sou
 TORCHBN_HOST_DEVICE void add_round(const Reduction& reduction, Source& source, const Tiling& tiling,
                                    Walk& walk, typename Reduction::Lane (&lanes)[kLanes],
                                    bool first) {
-  constexpr int kWidth = Reduction::kVectorWidth;
+  constexpr int kEach = Reduction::kVectorWidth / kLanes;  // of a vector's values, for each lane
   const int count = kFull || walk.left > kVectors ? kVectors : walk.left;
   typename Reduction::Item items[kVectors];
   [[maybe_unused]] Walk again = walk;
@@ -206,7 +218,7 @@ TORCHBN_HOST_DEVICE void add_round(const Reduction& reduction, Source& source, c
   }
   if (!kFull && first) {
     for (int lane = 0; lane < kLanes; ++lane)
-      Reduction::template choose_center<kLanes == 1 ? kWidth : 1>(lanes[lane], items, count, lane);
+      Reduction::template choose_center<kEach>(lanes[lane], items, count, lane);
   }
   for (int v = 0; v < kVectors; ++v) {
     if (!kFull && v >= count) break;
@@ -215,11 +227,13 @@ TORCHBN_HOST_DEVICE void add_round(const Reduction& reduction, Source& source, c
       reduction.template map<(kLanes > 1)>(again.next, items[v], lanes);
       again.step(tiling);
     }
-    if constexpr (kLanes == 1)
+    if constexpr (kEach > 1)
       Reduction::add(lanes[0], items[v]);
-    else
-      for (int w = 0; w < kWidth; ++w) Reduction::add(lanes[w], items[v], w);
+    else if constexpr (!kAddsRounds<Reduction>)
+      for (int lane = 0; lane < kLanes; ++lane) Reduction::add(lanes[lane], items[v], lane);
   }
+  if constexpr (kEach == 1 && kAddsRounds<Reduction>)
+    for (int lane = 0; lane < kLanes; ++lane) Reduction::add_round(lanes[lane], items, count, lane);
   walk.left -= count;
 }
 
@@ -231,7 +245,7 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, Source& source,
                                      const Tiling& tiling, Walk& walk,
                                      typename Reduction::Lane (&lanes)[kLanes]) {
   constexpr int kWidth = Reduction::kVectorWidth;
-  constexpr int kEach = kLanes == 1 ? kWidth : 1;  // of a vector's values, for each lane
+  constexpr int kEach = kWidth / kLanes;
   constexpr int kRounds = rounds_of_chunk<typename Reduction::Value>(kVectors * kEach);
   constexpr int kFullChunk = kRounds * kVectors * kEach;
   const auto lane_of = [&](int w) ->
@@ -249,10 +263,13 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, Source& source,
       first = false;
     }
 
+    // Few values, the last ones, are always off any centre but their own: they do not weigh enough.
+    const int count = (again.left - walk.left) * kEach;
+    const int judged = count < kFullChunk / 4 ? kFullChunk / 4 : count;
     bool in_range = true;
-    for (const auto& lane : lanes) in_range = in_range && lane.in_range(kFullChunk);
+    for (const auto& lane : lanes) in_range = in_range && lane.in_range(judged);
     if (!in_range) {
-      for (auto& lane : lanes) lane.drop_chunk(kFullChunk, int64_t{all - again.left} * kEach);
+      for (auto& lane : lanes) lane.drop_chunk(judged, int64_t{all - again.left} * kEach);
       for (; again.left > walk.left; --again.left) {
         const auto item = reduction.load(again.next);
         for (int w = 0; w < kWidth; ++w) Reduction::add_in_double(lane_of(w), item, w);

@@ -62,15 +62,14 @@ struct ThreadMoments {
     if (x != center) sums.add(static_cast<double>(x) - static_cast<double>(center));
   }
 
-  // `full` are the values of a full chunk; one that has fewer is the last, and its centre does as
-  // it is. Not for infinities and NaN, nor for constant values.
-  TORCHBN_HOST_DEVICE bool in_range(int full) const {
-    return sizeof(T) == sizeof(double) ||
-           (second >= static_cast<T>(1e-30) && second <= static_cast<T>(1e37) && !off_center(full));
+  // Of a chunk of `count` values. Not for infinities and NaN, nor for constant values.
+  TORCHBN_HOST_DEVICE bool in_range(int count) const {
+    return sizeof(T) == sizeof(double) || (second >= static_cast<T>(1e-30) &&
+                                           second <= static_cast<T>(1e37) && !off_center(count));
   }
-  // The chunks before hold `count` values.
-  TORCHBN_HOST_DEVICE void drop_chunk(int full, int64_t count) {
-    if (off_center(full)) move_center(first / static_cast<T>(full), count);
+  // The chunks before it hold `before` values.
+  TORCHBN_HOST_DEVICE void drop_chunk(int count, int64_t before) {
+    if (off_center(count)) move_center(first / static_cast<T>(count), before);
     first = second = 0;
   }
   TORCHBN_HOST_DEVICE void end_chunk() {
@@ -96,9 +95,11 @@ struct ThreadMoments {
 
   // Are the squares about the centre more than eight times those about the chunk's own mean? They
   // bring as many times their rounding: to the variance up to 1e-4, where a thread begins with a
-  // few values that stand out of a plane.
+  // few values that stand out of a plane. In a chunk that adds more values in a row five times is
+  // as bad.
   TORCHBN_HOST_DEVICE bool off_center(int count) const {
-    return first * first > static_cast<T>(0.875) * static_cast<T>(count) * second;
+    const T share = static_cast<T>(count > kMostFloats ? 0.8 : 0.875);
+    return first * first > share * static_cast<T>(count) * second;
   }
   // Of the sums of `count` values.
   TORCHBN_HOST_DEVICE void move_center(T offset, int64_t count) {
