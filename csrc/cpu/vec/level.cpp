@@ -5,6 +5,10 @@
 #include <cstdlib>
 #include <string_view>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "cpu/vec/primitive_sets.h"
 
 namespace torchbn::cpu::vec {
@@ -32,6 +36,14 @@ Level allowed_level() {
   return Level::kAvx512Bf16;
 }
 
+#if defined(__x86_64__)
+// Clang's __builtin_cpu_supports() has no word for it.
+bool converts_float16() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 std::atomic<const PrimitiveSet*>& current() {
   static std::atomic<const PrimitiveSet*> set{&set_of(std::min(highest_level(), allowed_level()))};
   return set;
@@ -42,8 +54,8 @@ std::atomic<const PrimitiveSet*>& current() {
 Level highest_level() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && converts_float16();
   if (!avx2) return Level::kBaseline;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
