@@ -22,10 +22,12 @@ void refuse_tangents(const Statistics& running_mean, const Statistics& running_v
 // Buffers that a function under torch.func captured can't be updated from inside it.
 void refuse_updates(const std::optional<at::Tensor>& running_mean,
                     const std::optional<at::Tensor>& num_batches_tracked) {
-  TORCH_CHECK(!present(running_mean) && !present(num_batches_tracked),
-              "batch_norm: training can't update running statistics in place under a torch.func "
-              "transform; pass none (track_running_stats=False), use training=False, or pass the "
-              "buffers as arguments and wrap the function in torch.func.functionalize");
+  TORCH_CHECK(
+      !present(running_mean) && !present(num_batches_tracked),
+      "batch_norm: training can't update running statistics in place under a torch.func "
+      "transform; pass none (track_running_stats=False), use training=False, or pass the "
+      "buffers as arguments and wrap the function in torch.func.functionalize, inside of the "
+      "other transforms: grad(functionalize(f))");
 }
 
 ThreeTensors train_and_update(const at::Tensor& input, const std::optional<at::Tensor>& weight,

@@ -290,6 +290,26 @@ def test_functionalize_keeps_errors_and_gradients():
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.works_with("torch.func.functionalize")
+@MOMENTUM
+def test_buffers_are_updated_within_grad_of_functionalize(device, momentum):
+    """The order that the error without functionalize names."""
+    x = random((4, 3, 5), DOUBLE, device)
+    expected = [*statistics(3, DOUBLE, device), torch.tensor(2, device=device)]
+    buffers = [b.clone() for b in expected]
+
+    def loss(x, mean, var, counter):
+        return batch_norm(x, None, None, mean, var, True, momentum,
+                          num_batches_tracked=counter).sin().sum()
+
+    with pytest.raises(RuntimeError, match=r"grad\(functionalize\(f\)\)"):
+        torch.func.grad(loss)(x, *buffers)
+    found = torch.func.grad(torch.func.functionalize(loss))(x, *buffers)
+    x.requires_grad_()
+    wanted, = torch.autograd.grad(loss(x, *expected), x)
+    torch.testing.assert_close([found, *buffers], [wanted, *expected])
+
+
 @pytest.mark.works_with("forward-mode differentiation")
 @MODE
 def test_forward_mode_tangents(device, training):
