@@ -1,4 +1,5 @@
-"""Batch normalization: layers in torchbn.nn, torchbn.convert(model), torchbn.batch_norm(...).
+"""Batch normalization: layers in torchbn.nn, torchbn.convert(model) and revert(model),
+torchbn.batch_norm(...).
 
 Importing torchbn loads its operators, torch.ops.torchbn.batch_norm and the others. A library that
 the process has loaded already stays; else it is the file that the environment variable
@@ -40,6 +41,6 @@ _load_library()
 
 from torchbn import nn  # noqa: E402
 from torchbn.functional import batch_norm  # noqa: E402
-from torchbn.nn import convert  # noqa: E402
+from torchbn.nn import convert, revert  # noqa: E402
 
-__all__ = ["batch_norm", "convert", "nn"]
+__all__ = ["batch_norm", "convert", "nn", "revert"]

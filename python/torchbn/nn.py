@@ -2,7 +2,10 @@
 
 Each is a subclass of the layer of torch.nn that has its name: the same arguments, parameters,
 buffers and state_dict, the same error for a wrong number of dimensions. convert(model) makes them
-of torch.nn's.
+of torch.nn's, revert(model) makes torch.nn's of them.
+
+An output lies in memory as its input does, where torch.nn may return a contiguous one: of a transposed
+input, reshape() and not view().
 
 torch.nn.SyncBatchNorm.convert_sync_batchnorm makes torch's own layers of these as well: convert to
 SyncBatchNorm first.
@@ -11,7 +14,7 @@ SyncBatchNorm first.
 import torch
 
 
-# Not a step of a program that torch.fx traces: what it asks is not known there.
+# A step of the program where torch.fx traces a layer by itself: what it asks is not known there.
 @torch.fx.wrap
 def _check_dim(input: torch.Tensor, least: int, most: int) -> None:
     if input.dim() < least or input.dim() > most:
@@ -21,6 +24,9 @@ def _check_dim(input: torch.Tensor, least: int, most: int) -> None:
 
 class _OnOperators:
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            if isinstance(input, torch.fx.Proxy) and input.tracer.root is not self:
+                return self._as_leaf(input)
         self._check_input_dim(input)
         mean, var = self.running_mean, self.running_var
         # The operator that updates nothing: frozen and exported layers are one node of constants.
@@ -33,6 +39,12 @@ class _OnOperators:
             input, self.weight, self.bias, mean if tracks else None, var if tracks else None,
             self.training or (mean is None and var is None), self.momentum, self.eps,
             num_batches_tracked=self.num_batches_tracked if tracks else None)
+
+    def _as_leaf(self, input: torch.fx.Proxy) -> torch.fx.Proxy:
+        """A call of this layer, as torch.fx's tracers, which go by the name of the module that a class
+        is from, record it of torch.nn's: the graph then knows training from evaluation."""
+        path = input.tracer.path_of_module(self)
+        return input.tracer.create_proxy("call_module", path, (input,), {})
 
 
 class BatchNorm1d(_OnOperators, torch.nn.BatchNorm1d):
@@ -67,7 +79,20 @@ def convert(module: torch.nn.Module) -> torch.nn.Module:
     that optimizers and checkpoints go on. A layer of another class, be it derived from one of these
     (torch.nn.SyncBatchNorm), may compute something else and is left alone.
     """
+    return _change_classes(module, _TWINS)
+
+
+def revert(module: torch.nn.Module) -> torch.nn.Module:
+    """The inverse of convert: every layer of torchbn.nn becomes the one of torch.nn that has its name.
+
+    For what goes by the classes of torch.nn, such as the quantization of torch.ao. In place, and the
+    module is returned.
+    """
+    return _change_classes(module, {twin: layer for layer, twin in _TWINS.items()})
+
+
+def _change_classes(module, classes):
     for layer in module.modules():
-        if type(layer) in _TWINS:
-            layer.__class__ = _TWINS[type(layer)]
+        if type(layer) in classes:
+            layer.__class__ = classes[type(layer)]
     return module

@@ -120,7 +120,26 @@ def test_a_traced_layer_goes_on_with_the_operator(name, training):
     torch.testing.assert_close(step(traced, x), expected if training else expected[:-1])
 
 
-# ---- convert -----------------------------------------------------------------------------------
+@pytest.mark.works_with("torch.fx")
+@LAYERS
+def test_a_layer_within_what_is_traced_is_a_leaf(name):
+    """As torch.nn's are: the graph can go from one mode to the other, and keeps it apart."""
+    ours, theirs = make(name)
+    x = random(SHAPES[name], mean=1)
+    for layer in (ours, theirs):
+        traced = torch.fx.symbolic_trace(torch.nn.Sequential(layer, torch.nn.ReLU()).train())
+        assert [n.op for n in traced.graph.nodes] == ["placeholder", "call_module", "call_module",
+                                                      "output"]
+        assert traced.get_submodule("0") is layer
+        traced(x)
+        before = layer.running_mean.clone()
+        together = traced.eval()(x)
+        torch.testing.assert_close(traced(x[:1]), together[:1])
+        assert torch.equal(layer.running_mean, before) and layer.num_batches_tracked == 1
+    torch.testing.assert_close(step(ours, x), step(theirs, x))
+
+
+# ---- convert and revert ------------------------------------------------------------------------
 
 
 def test_converting_changes_the_class_and_nothing_else():
@@ -151,12 +170,21 @@ def test_converting_changes_the_class_and_nothing_else():
     assert calls == [1]
     torchbn.convert(model)  # a second time is none too many
 
+    assert torchbn.revert(model) is model
+    assert type(model["1d"]) is torch.nn.BatchNorm1d
+    assert type(model["2d"]) is torch.nn.BatchNorm2d and not model["2d"].training
+    assert type(model["nested"][1]) is torch.nn.BatchNorm3d
+    assert type(model["own"]) is Own
+    model["2d"](random((2, 4, 3, 3)))
+    assert calls == [1, 1]
+
 
 @LAYERS
-def test_a_layer_is_a_model_to_convert(name):
+def test_a_layer_is_a_model_to_convert_and_revert(name):
     _, theirs = make(name)
     ours = torchbn.convert(copy.deepcopy(theirs))
     assert type(ours) is getattr(torchbn.nn, name)
+    assert type(torchbn.revert(copy.deepcopy(ours))) is type(theirs)
     x = random(SHAPES[name], mean=1)
     torch.testing.assert_close(step(ours, x), step(theirs, x))
 
