@@ -70,6 +70,8 @@ class BatchNorm3d(_OnOperators, torch.nn.BatchNorm3d):
 
 _TWINS = {getattr(torch.nn, twin.__name__): twin for twin in (BatchNorm1d, BatchNorm2d, BatchNorm3d)}
 
+_LAZY = {torch.nn.LazyBatchNorm1d, torch.nn.LazyBatchNorm2d, torch.nn.LazyBatchNorm3d}
+
 
 def convert(module: torch.nn.Module) -> torch.nn.Module:
     """Puts a model on torchbn: every torch.nn.BatchNorm1d, 2d and 3d in it becomes the layer of
@@ -77,7 +79,8 @@ def convert(module: torch.nn.Module) -> torch.nn.Module:
 
     In place, and the module is returned: parameters, buffers, hooks and modes stay what they are, so
     that optimizers and checkpoints go on. A layer of another class, be it derived from one of these
-    (torch.nn.SyncBatchNorm), may compute something else and is left alone.
+    (torch.nn.SyncBatchNorm), may compute something else and is left alone. One of torch.nn's lazy
+    layers becomes ours with its first input.
     """
     return _change_classes(module, _TWINS)
 
@@ -95,4 +98,6 @@ def _change_classes(module, classes):
     for layer in module.modules():
         if type(layer) in classes:
             layer.__class__ = classes[type(layer)]
+        elif type(layer) in _LAZY and layer.cls_to_become in classes:
+            layer.cls_to_become = classes[layer.cls_to_become]
     return module

@@ -180,6 +180,20 @@ def test_converting_changes_the_class_and_nothing_else():
 
 
 @LAYERS
+def test_a_lazy_layer_becomes_what_was_asked_for_last(name):
+    lazy = getattr(torch.nn, name.replace("Batch", "LazyBatch"))
+    x = random(SHAPES[name])
+    layer = torchbn.convert(lazy())
+    assert type(layer) is lazy
+    layer(x)
+    assert type(layer) is getattr(torchbn.nn, name) and layer.num_batches_tracked == 1
+    layer = torchbn.revert(torchbn.convert(lazy()))
+    layer(x)
+    assert type(layer) is getattr(torch.nn, name)
+    assert lazy.cls_to_become is type(layer)  # of other models' layers
+
+
+@LAYERS
 def test_a_layer_is_a_model_to_convert_and_revert(name):
     _, theirs = make(name)
     ours = torchbn.convert(copy.deepcopy(theirs))
