@@ -40,6 +40,8 @@ def batch_norm(input: torch.Tensor, weight: torch.Tensor | None = None,
     Raises:
         RuntimeError: before anything is modified, when an argument does not fit, and in training
             when there is only one value per channel.
+        ValueError: on a GPU, where an environment variable, TORCHBN_CUDA_KERNEL or
+            TORCHBN_CUDA_LEFT_FREE, is set to what it can't be.
     """
     return torch.ops.torchbn.batch_norm(input, weight, bias, running_mean, running_var, training,
                                         momentum, eps, num_batches_tracked=num_batches_tracked)
