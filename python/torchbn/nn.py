@@ -25,7 +25,9 @@ def _check_dim(input: torch.Tensor, least: int, most: int) -> None:
 class _OnOperators:
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():
-            if isinstance(input, torch.fx.Proxy) and input.tracer.root is not self:
+            # Not what is traced itself, and not where a tracer has no modules at all.
+            if (isinstance(input, torch.fx.Proxy)
+                    and getattr(input.tracer, "root", self) is not self):
                 return self._as_leaf(input)
         self._check_input_dim(input)
         mean, var = self.running_mean, self.running_var

@@ -263,7 +263,7 @@ TORCHBN_HOST_DEVICE void add_vectors(const Reduction& reduction, Source& source,
       first = false;
     }
 
-    // Few values, the last ones, are always off any centre but their own: they do not weigh enough.
+    // Few values, the last ones, are off any centre but their own, and weigh too little to matter.
     const int count = (again.left - walk.left) * kEach;
     const int judged = count < kFullChunk / 4 ? kFullChunk / 4 : count;
     bool in_range = true;

@@ -1,3 +1,5 @@
+#include "cuda/thread/reductions.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -10,7 +12,6 @@
 #include "core/affine.h"
 #include "core/dtype.h"
 #include "core/statistics.h"
-#include "cuda/thread/reductions.h"
 
 namespace torchbn::cuda {
 namespace {
@@ -103,11 +104,11 @@ void expect_exact_variance() {
 }
 
 template <typename T>
-class ThreadVectors : public testing::Test {};
+class ThreadReductions : public testing::Test {};
 using Types = testing::Types<float, BFloat16, Float16>;
-TYPED_TEST_SUITE(ThreadVectors, Types, );
+TYPED_TEST_SUITE(ThreadReductions, Types, );
 
-TYPED_TEST(ThreadVectors, VarianceHoldsAlongAChannel) {
+TYPED_TEST(ThreadReductions, VarianceHoldsAlongAChannel) {
   expect_exact_variance<TypeParam, 1, 1, 4>();
   expect_exact_variance<TypeParam, 1, 1, 8>();
   expect_exact_variance<TypeParam, 4, 1, 2>();
@@ -115,7 +116,7 @@ TYPED_TEST(ThreadVectors, VarianceHoldsAlongAChannel) {
   expect_exact_variance<TypeParam, 8, 1, 4>();
 }
 
-TYPED_TEST(ThreadVectors, VarianceHoldsAcrossChannels) {
+TYPED_TEST(ThreadReductions, VarianceHoldsAcrossChannels) {
   expect_exact_variance<TypeParam, 2, 2, 4>();
   expect_exact_variance<TypeParam, 4, 4, 4>();
   expect_exact_variance<TypeParam, 4, 4, 8>();
