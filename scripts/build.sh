@@ -25,7 +25,9 @@ esac
 "$root/scripts/setup.sh"
 
 say "Configuring"
-cmake -S "$root" -B "$build" -G Ninja -DTORCHBN_PYTHON="$venv/bin/python" "$@"
+python=()
+[[ -f $build/CMakeCache.txt ]] || python=(-DTORCHBN_PYTHON="$venv/bin/python")
+cmake -S "$root" -B "$build" -G Ninja "${python[@]}" "$@"
 [[ $configure_only ]] && exit
 
 say "Building"
