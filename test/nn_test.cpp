@@ -1,5 +1,6 @@
 // The modules of torchbn::nn against those of torch::nn.
 
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -126,6 +127,46 @@ TYPED_TEST(NnTest, ACloneIsOneOfOurs) {
   expect_same_state(clone, ours);
   clone->forward(TestFixture::input());
   EXPECT_EQ(ours->num_batches_tracked.template item<int64_t>(), 1);
+}
+
+// torch::nn::Module::to casts all buffers.
+TYPED_TEST(NnTest, ConvertsAllButTheCounter) {
+  for (const at::ScalarType dtype : {at::kDouble, at::kBFloat16, at::kFloat}) {
+    for (const bool with_device : {false, true}) {
+      typename TestFixture::Ours ours(3);
+      ours->num_batches_tracked.fill_(3001);
+      torch::nn::Sequential net(ours);
+      if (with_device)
+        net->to(at::kCPU, dtype);
+      else
+        net->to(dtype);
+      net->forward(TestFixture::input().to(dtype));
+      for (const at::Tensor& tensor : {ours->weight, ours->bias, ours->running_mean})
+        EXPECT_EQ(tensor.scalar_type(), dtype);
+      const at::Tensor counter = ours->named_buffers()["num_batches_tracked"];
+      EXPECT_EQ(counter.scalar_type(), at::kLong);
+      EXPECT_EQ(counter.template item<int64_t>(), 3002);
+      EXPECT_TRUE(counter.is_same(ours->num_batches_tracked));
+    }
+  }
+  typename TestFixture::Ours untracked(BatchNormOptions(3).track_running_stats(false));
+  untracked->to(at::kDouble);
+  untracked->to(at::kCPU);
+  untracked(TestFixture::input().to(at::kDouble));
+}
+
+TYPED_TEST(NnTest, AModuleThatStopsTrackingLeavesItsBuffers) {
+  typename TestFixture::Ours ours(3);
+  ours->options.track_running_stats(false);
+  const at::Tensor x = TestFixture::input();
+  for (const auto& momentum : {std::optional<double>(), std::optional<double>(0.1)}) {
+    ours->options.momentum(momentum);
+    for (const bool training : {true, false}) {
+      ours->train(training);
+      expect_same(ours(x), typename TestFixture::Theirs(3)(x));
+    }
+  }
+  expect_same_state(ours, typename TestFixture::Theirs(3));
 }
 
 TYPED_TEST(NnTest, IsALayerOfASequence) {

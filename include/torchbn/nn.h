@@ -10,11 +10,14 @@
 namespace torchbn::nn {
 
 /// What BatchNorm1d, BatchNorm2d and BatchNorm3d share. Options, parameters and buffers are those
-/// of torch::nn's modules of these names, so that either loads what the other has saved.
+/// of torch::nn's modules of these names, so that either loads what the other has saved. They are
+/// no subclasses of those: Module::as<torch::nn::BatchNorm2d>() does not find them.
 template <size_t D, typename Derived>
 class BatchNormImplBase : public torch::nn::BatchNormImplBase<D, Derived> {
+  using Base = torch::nn::BatchNormImplBase<D, Derived>;
+
  public:
-  using torch::nn::BatchNormImplBase<D, Derived>::BatchNormImplBase;
+  using Base::Base;
 
   /// The result has the input's shape, dtype and memory format. In training, and where the module
   /// tracks no statistics, the batch's are used. Throws c10::Error as batch_norm() does, and where
@@ -22,10 +25,21 @@ class BatchNormImplBase : public torch::nn::BatchNormImplBase<D, Derived> {
   at::Tensor forward(const at::Tensor& input) {
     _check_input_dim(input);
     const bool tracks = this->options.track_running_stats();
-    return batch_norm(input, this->weight, this->bias, this->running_mean, this->running_var,
-                      this->is_training() || !tracks, this->options.momentum(), this->options.eps(),
-                      this->num_batches_tracked);
+    const auto tracked = [&](const at::Tensor& buffer) { return tracks ? buffer : at::Tensor(); };
+    return batch_norm(input, this->weight, this->bias, tracked(this->running_mean),
+                      tracked(this->running_var), this->is_training() || !tracks,
+                      this->options.momentum(), this->options.eps(),
+                      tracked(this->num_batches_tracked));
   }
+
+  /// As torch::nn's, but that num_batches_tracked stays int64: a half type counts to 2048 or 256.
+  void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override {
+    convert([&] { Base::to(device, dtype, non_blocking); });
+  }
+  void to(torch::Dtype dtype, bool non_blocking = false) override {
+    convert([&] { Base::to(dtype, non_blocking); });
+  }
+  using Base::to;
 
   void pretty_print(std::ostream& stream) const override {
     const torch::nn::BatchNormOptions& given = this->options;
@@ -45,6 +59,15 @@ class BatchNormImplBase : public torch::nn::BatchNormImplBase<D, Derived> {
     constexpr int64_t kMost = D + 2;
     TORCH_CHECK(input.dim() >= kLeast && input.dim() <= kMost, "expected ", kLeast, "D ",
                 kLeast == kMost ? "" : "or 3D ", "input (got ", input.dim(), "D input)");
+  }
+
+ private:
+  template <typename F>
+  void convert(const F& convert_all) {
+    at::Tensor& counter = this->num_batches_tracked;
+    const at::Tensor count = counter.defined() ? counter.detach() : at::Tensor();
+    convert_all();
+    if (count.defined()) counter.set_data(count.to(counter.device()));
   }
 };
 
