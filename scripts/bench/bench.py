@@ -42,6 +42,7 @@ examples:
 """
 
 import argparse
+import importlib.util
 import itertools
 import math
 import os
@@ -88,9 +89,8 @@ def seconds(text):
 def shape(text):
     try:
         return cases.parse_shape(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"a shape is N x C [x ...], such as 32x64x7x7, not {text!r}") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def check_outputs(options, parser):
@@ -104,11 +104,9 @@ def check_outputs(options, parser):
             parser.error(f"{folder}: {error.strerror}")
         if not os.access(folder, os.W_OK):
             parser.error(f"{folder} can't be written to")
-    if options.plot:
-        try:
-            import plot  # noqa: F401
-        except ImportError as error:
-            parser.error(f"--plot: {error}")
+    # Not imported before everything is measured.
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib")
 
 
 def parse(arguments):

@@ -86,7 +86,10 @@ def shape_name(shape):
 
 
 def parse_shape(text):
-    sizes = tuple(int(size) for size in text.split("x"))
+    try:
+        sizes = tuple(int(size) for size in text.split("x"))
+    except ValueError:
+        sizes = ()
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"a shape is N x C [x ...], such as 32x64x7x7, not {text!r}")
     return sizes
